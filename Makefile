@@ -1,0 +1,41 @@
+# `make demo` and `make test` each do all of the set-up on a machine with Python 3.10 or newer: see utils/setup_env.py.
+# Variables: PYTHON=python3.12 (interpreter)   TORCH=cpu|default (build of torch; default: cpu without an NVIDIA GPU)
+#            PYTEST_ARGS="-k pipeline"         WORKERS=4 (test processes)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow quality style clean
+
+PYTHON ?= python3
+WORKERS ?= 2
+RUN := .venv/bin/python
+CHECK_DIRS := $(wildcard benchmarks examples src tests utils)
+# One thread a process: two processes share a two-core machine better than two threads each.
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations=15
+
+help:  ## show this list
+	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup:
+	@$(PYTHON) utils/setup_env.py $(if $(TORCH),--torch $(TORCH))
+
+demo: setup  ## train on handwritten digits, generate, classify, embed; results in outputs/demo
+	$(RUN) examples/demo.py --output_dir outputs/demo
+	@echo "Results: $(CURDIR)/outputs/demo"
+
+test: setup  ## run the tests; report in outputs/test
+	$(PYTEST) --junitxml=outputs/test/report.xml $(PYTEST_ARGS)
+
+test-slow: setup  ## run the tests that take minutes; report in outputs/test
+	$(PYTEST) --junitxml=outputs/test/report_slow.xml -m slow $(PYTEST_ARGS)
+
+quality: setup  ## check style
+	$(RUN) -m ruff check $(CHECK_DIRS)
+	$(RUN) -m ruff format --check $(CHECK_DIRS)
+
+style: setup  ## fix style
+	$(RUN) -m ruff check --fix $(CHECK_DIRS)
+	$(RUN) -m ruff format $(CHECK_DIRS)
+
+clean:  ## remove the environment and all caches (outputs/ stays)
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache
+	find $(CHECK_DIRS) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,251 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Train on handwritten digits, then measure and draw what the saved model can do: `make demo`, or
+
+    python examples/demo.py --output_dir outputs/demo
+
+writes there
+    model/                the model, as `examples/train_joint.py` saves it
+    metrics.json          the numbers, with versions, machine and seed
+    samples.png           generated digits, a row a label
+    reconstructions.png   test images, what their latents and noise give back, and what their latents alone do
+    zones.png             the latent space: test images in the zones of the labels
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageClassification, HfArgumentParser
+
+import lzn_hf
+from lzn_hf import LZNPipeline
+from lzn_hf.data_lzn import load_image_data, to_pixel_values
+from lzn_hf.evaluation_lzn import (
+    accuracy,
+    class_consistency,
+    class_diversity,
+    joint_latents,
+    latent_statistics,
+    novelty,
+    pixel_frechet_distance,
+    predict_log_probs,
+    reconstruction_error,
+)
+from lzn_hf.plotting_lzn import comparison_grid, image_grid, plot_zones
+from lzn_hf.training_arguments_lzn import write_json
+
+
+IMAGES_PER_LABEL = 100
+SHOWN_PER_LABEL = 20
+NUM_RECONSTRUCTIONS = 100  # test images; 40 of them are shown
+SHOWN_RECONSTRUCTIONS = 40
+# What a run with the default settings must reach: the smallest and the largest value allowed.
+TARGETS = {
+    "test_accuracy": (0.97, 1.0),
+    "class_consistency": (0.97, 1.0),
+    "pixel_frechet_distance": (0.0, 0.60),
+    "latent_mean": (-0.02, 0.02),
+    "latent_std": (0.97, 1.03),
+}
+MEANINGS = {
+    "test_accuracy": "held-out digits, each classified by itself",
+    "class_consistency": "generated digits that a classifier trained on real ones takes for their label",
+    "class_consistency_of_test_images": "the same for held-out digits: what that classifier itself can do",
+    "pixel_frechet_distance": "generated against held-out digits, on raw pixels",
+    "pixel_frechet_distance_of_train_images": "training against held-out digits: what real images have",
+    "class_diversity": "spread of the generated digits of a label over that of real ones",
+    "class_diversity_min": "the same for the least varied label",
+    "novelty": "distance to the nearest training digit over that of held-out digits; near 0: copies",
+    "reconstruction_error": "mean squared error a pixel in [-1, 1], held-out digits from latent and noise",
+    "latent_mean": "all training digits under prior noise; the prior has 0",
+    "latent_std": "the same; the prior has 1",
+    "latent_max_abs_coordinate_mean": "largest mean of one coordinate of them",
+}
+
+
+@dataclass
+class DemoArguments:
+    """Where the demo writes, and how it trains."""
+
+    output_dir: str = field(
+        default="outputs/demo",
+        metadata={"help": "Folder for the results; what an earlier demo wrote there is replaced."},
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of training and of generation."})
+    max_train_steps: int | None = field(
+        default=None, metadata={"help": "Train for another number of steps than the preset's."}
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Runs the demo by the command line `argv` (None: that of the process). Returns what `metrics.json` holds."""
+    (args,) = HfArgumentParser(DemoArguments, description=__doc__).parse_args_into_dataclasses(argv)
+    started, output_dir = time.perf_counter(), Path(args.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    for name in (
+        "metrics.json",
+        "samples.png",
+        "reconstructions.png",
+        "zones.png",
+    ):  # model/ is replaced by the training
+        (output_dir / name).unlink(missing_ok=True)
+
+    train(args, output_dir / "model")
+    trained = time.perf_counter()
+    numbers, pictures = evaluate(output_dir / "model", args.seed)
+    finished = time.perf_counter()
+
+    metrics = {
+        **numbers,
+        "seconds": {"train": trained - started, "evaluation": finished - trained, "total": finished - started},
+        "seed": args.seed,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "diffusers", "accelerate", "datasets")},
+            "lzn_hf": lzn_hf.__version__,
+        },
+        "machine": {"platform": platform.platform(), "cpu_count": os.cpu_count(), "threads": torch.get_num_threads()},
+    }
+    for name, picture in pictures.items():
+        picture.save(output_dir / name)
+    write_json(output_dir / "metrics.json", metrics)
+    print(summary(metrics, output_dir))
+    return metrics
+
+
+def train(args: DemoArguments, model_dir: Path) -> None:
+    """Trains by the command that a user would type, in a process of its own."""
+    # One process whatever the machine has, without the user's settings of accelerate, and without its default of one
+    # thread.
+    threads = os.environ.get("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    launch = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    script = [
+        os.path.relpath(Path(__file__).with_name("train_joint.py")),
+        "--preset",
+        "digits",
+        "--seed",
+        str(args.seed),
+    ]
+    script += ["--output_dir", str(model_dir), "--overwrite_output_dir"]
+    if args.max_train_steps is not None:
+        script += ["--max_train_steps", str(args.max_train_steps)]
+    command = [*launch, "--num_cpu_threads_per_process", threads, *script]
+    print(f"$ accelerate launch {shlex.join(command)}", flush=True)
+    # The interpreter's own accelerate, whatever is on the PATH.
+    code = subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *command], check=False).returncode
+    if code:
+        sys.exit(f"Training failed with exit code {code}: see the messages above.")
+
+
+def evaluate(model_dir: Path, seed: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """The numbers, and the pictures by file name, of a saved model; it is used as anyone would use it."""
+    print("Evaluating the saved model ...", flush=True)
+    classifier = AutoModelForImageClassification.from_pretrained(model_dir)
+    pipe = LZNPipeline.from_pretrained(model_dir)
+    pipe.set_progress_bar_config(desc="generating", leave=False)
+    model, generator = pipe.model, torch.Generator().manual_seed(seed)
+
+    # 1. Data: the same training and test digits that the model was made with.
+    data = load_image_data("digits")
+    (train_images, train_labels), (test_images, test_labels) = (
+        (to_pixel_values(part.pixel_values), part.labels) for part in (data.train, data.validation)
+    )
+    names = [model.config.id2label[label] for label in range(model.config.num_labels)]
+
+    # 2. Label to image, image to label, image to image, and the latents.
+    labels = torch.arange(len(names)).repeat_interleave(IMAGES_PER_LABEL)
+    images = to_signed(
+        pipe(label=names, num_images_per_label=IMAGES_PER_LABEL, generator=generator, output_type="pt").images
+    )
+    log_probs = predict_log_probs(classifier, test_images)
+    originals = test_images[:NUM_RECONSTRUCTIONS]
+    reconstructions = to_signed(
+        pipe.reconstruct({"pixel_values": originals}, generator=generator, output_type="pt").images
+    )
+    statistics = latent_statistics(joint_latents(model, train_images, generator=generator))
+    with torch.no_grad():
+        test_latents = model.get_image_latents(test_images, generator=generator)
+    shown = slice(0, SHOWN_RECONSTRUCTIONS)
+    variations = to_signed(pipe(latents=test_latents[shown], generator=generator, output_type="pt").images)
+
+    # 3. Numbers.
+    diversity = class_diversity(images, labels, train_images, train_labels)
+    numbers = {
+        "test_accuracy": accuracy(log_probs, test_labels),
+        "class_consistency": class_consistency(images, labels, train_images, train_labels),
+        "class_consistency_of_test_images": class_consistency(test_images, test_labels, train_images, train_labels),
+        "pixel_frechet_distance": pixel_frechet_distance(images, test_images),
+        "pixel_frechet_distance_of_train_images": pixel_frechet_distance(train_images, test_images),
+        "class_diversity": diversity["mean"],
+        "class_diversity_min": diversity["min"],
+        "novelty": novelty(images, train_images, test_images),
+        "reconstruction_error": reconstruction_error(originals, reconstructions),
+        "latent_mean": statistics["mean"],
+        "latent_std": statistics["std"],
+        "latent_max_abs_coordinate_mean": statistics["max_abs_coordinate_mean"],
+    }
+
+    # 4. Pictures.
+    rows = images.unflatten(0, (len(names), IMAGES_PER_LABEL))[:, :SHOWN_PER_LABEL].flatten(0, 1)
+    pictures = {
+        "samples.png": image_grid(rows, SHOWN_PER_LABEL, row_labels=names),
+        "reconstructions.png": comparison_grid(
+            {
+                "original": originals[shown],
+                "latent and noise": reconstructions[shown],
+                "latent, new noise": variations,
+            },
+            SHOWN_PER_LABEL,
+        ),
+        "zones.png": plot_zones(
+            test_latents,
+            test_labels,
+            model.label_anchors,
+            names,
+            solver=model.config.alignment_solver,
+            num_steps=model.config.alignment_num_steps,
+            title="Latent zones of handwritten digits",
+            what="held-out digits, under prior noise",
+        ),
+    }
+    return numbers, pictures
+
+
+def to_signed(images: Tensor) -> Tensor:
+    """Images of a pipeline, in [0, 1], to [-1, 1]."""
+    return images.float().cpu() * 2 - 1
+
+
+def summary(metrics: dict[str, Any], output_dir: Path) -> str:
+    """The numbers with their targets, and where the files are."""
+    lines = ["", f"{'':38} {'got':>8}  {'target':<16}"]
+    for name, meaning in MEANINGS.items():
+        low, high = TARGETS.get(name, (None, None))
+        target = verdict = ""
+        if low is not None:
+            target = f"{low:g} to {high:g}"
+            verdict = "met" if low <= metrics[name] <= high else "MISSED"
+        lines.append(f"{name:38} {metrics[name]:8.4f}  {target:<14} {verdict:<7} {meaning}")
+    seconds = ", ".join(f"{name} {value:.0f}" for name, value in metrics["seconds"].items())
+    lines += ["", f"Seconds: {seconds}", "Files:"]
+    lines += [
+        f"  {output_dir / name}"
+        for name in ("model", "metrics.json", "samples.png", "reconstructions.png", "zones.png")
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

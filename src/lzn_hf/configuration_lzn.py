@@ -1,0 +1,128 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Configuration of Latent Zoning Network models."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class LZNConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`LZNModel`]. The defaults are the published CIFAR-10 model, without labels.
+
+    Args:
+        image_size (`int`, *optional*, defaults to 32): height and width of the images, in pixels.
+        num_channels (`int`, *optional*, defaults to 3): channels of the images, 1 or 3 for the image processor.
+        latent_dim (`int`, *optional*, defaults to 200): size of anchors and latents.
+        encoder_base_channels, decoder_base_channels (`int`, *optional*, defaults to 128): channels at full resolution.
+        encoder_channel_multipliers, decoder_channel_multipliers (`list[int]`, *optional*, defaults to `(1, 2, 2, 2)`):
+            channels of each resolution level in units of the base channels; each level halves the resolution.
+        encoder_num_res_blocks, decoder_num_res_blocks (`int`, *optional*, defaults to 4): residual blocks of each level.
+        encoder_attention_resolutions, decoder_attention_resolutions (`list[int]`, *optional*, defaults to `(16,)`):
+            resolutions with self-attention, among those of the levels; the middle always has it.
+        encoder_dropout, decoder_dropout (`float`, *optional*, defaults to 0.15): dropout in the residual blocks, in [0, 1).
+        encoder_tap_channels (`int`, *optional*, defaults to 20): channels of each latent tap of the encoder.
+        encoder_tap_hidden_dim (`int`, *optional*, defaults to 200): hidden units of each latent tap.
+        encoder_tap_layers (`int`, *optional*, defaults to 2): linear layers of each latent tap.
+        latent_solver (`str`, *optional*, defaults to `"adams"`): solver of the latent computation, see
+            [`latent_zones.compute_latents`]. Published: `"dpmsolver++"`.
+        latent_num_steps (`int`, *optional*, defaults to 20): its evaluations of the expected anchor.
+        alignment_solver (`str`, *optional*, defaults to `"adams"`): solver of the alignment with the label anchors, see
+            [`latent_zones.trace_assignments`]. Published: `"euler"`.
+        alignment_num_steps (`int`, *optional*, defaults to 20): its evaluations. Published: 100.
+        step_cutoff (`float`, *optional*, defaults to 0.2): share of early alignment steps that the loss leaves out.
+        alignment_reduction (`str`, *optional*, defaults to `"prob"`): `"prob"` or `"log_prob"`, see
+            [`latent_zones.alignment_loss`].
+        reconstruction_weight, alignment_weight (`float`, *optional*, defaults to 1.0): weights of the two losses.
+        label_anchor_std (`float`, *optional*, defaults to 1.0): standard deviation of fresh label anchors.
+        num_reference_anchors (`int`, *optional*, defaults to 0): rows of the stored reference anchors; set by
+            [`LZNModel.set_reference_anchors`].
+        num_prediction_draws (`int`, *optional*, defaults to 0): classification of an image averages the zone probabilities over
+            this many fixed draws of prior noise; 0 takes the middle of its zone instead (noise zero).
+        id2label (`dict[int, str]`, *optional*): names of the labels; or `num_labels`. Neither: a model without labels.
+
+    Raises:
+        ValueError: if a value is out of its range (the library's `StrictDataclassError` for a wrong type).
+    """
+
+    model_type = "lzn"
+
+    image_size: int = 32
+    num_channels: int = 3
+    latent_dim: int = 200
+
+    encoder_base_channels: int = 128
+    encoder_channel_multipliers: list[int] | tuple[int, ...] = (1, 2, 2, 2)
+    encoder_num_res_blocks: int = 4
+    encoder_attention_resolutions: list[int] | tuple[int, ...] = (16,)
+    encoder_dropout: float | int = 0.15
+    encoder_tap_channels: int = 20
+    encoder_tap_hidden_dim: int = 200
+    encoder_tap_layers: int = 2
+
+    decoder_base_channels: int = 128
+    decoder_channel_multipliers: list[int] | tuple[int, ...] = (1, 2, 2, 2)
+    decoder_num_res_blocks: int = 4
+    decoder_attention_resolutions: list[int] | tuple[int, ...] = (16,)
+    decoder_dropout: float | int = 0.15
+
+    latent_solver: str = "adams"
+    latent_num_steps: int = 20
+    alignment_solver: str = "adams"
+    alignment_num_steps: int = 20
+    step_cutoff: float | int = 0.2
+    alignment_reduction: str = "prob"
+    reconstruction_weight: float | int = 1.0
+    alignment_weight: float | int = 1.0
+    label_anchor_std: float | int = 1.0
+    num_reference_anchors: int = 0
+    num_prediction_draws: int = 0
+
+    def __post_init__(self, **kwargs):
+        if self.id2label is None and kwargs.get("num_labels") is None:
+            kwargs["num_labels"] = 0  # transformers' own default is 2 labels
+        super().__post_init__(**kwargs)
+        self.label2id = {name: id for id, name in self.id2label.items()}
+        # Lists as JSON has them, so that a saved and reloaded configuration is equal to the first one.
+        for part in ("encoder", "decoder"):
+            for name in (f"{part}_channel_multipliers", f"{part}_attention_resolutions"):
+                setattr(self, name, list(getattr(self, name)))
+        self._check()
+
+    def to_diff_dict(self):
+        # transformers leaves out `id2label` when it is its own default of two labels, which is not ours.
+        return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
+
+    def _check(self) -> None:
+        def check(name: str, ok: bool, wanted: str) -> None:
+            if not ok:
+                raise ValueError(f"`{name}` must be {wanted}, got {getattr(self, name)!r}.")
+
+        for name in ("image_size", "num_channels", "latent_dim", "latent_num_steps", "alignment_num_steps"):
+            check(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("encoder_tap_channels", "encoder_tap_hidden_dim", "encoder_tap_layers"):
+            check(name, getattr(self, name) >= 1, "at least 1")
+        for part in ("encoder", "decoder"):
+            for name in (f"{part}_base_channels", f"{part}_num_res_blocks"):
+                check(name, getattr(self, name) >= 1, "at least 1")
+            multipliers = getattr(self, f"{part}_channel_multipliers")
+            check(f"{part}_channel_multipliers", len(multipliers) > 0 and min(multipliers) >= 1, "a list of factors of at least 1")
+            dropout = getattr(self, f"{part}_dropout")
+            check(f"{part}_dropout", 0 <= dropout < 1, "in [0, 1)")
+            coarsest = 2 ** (len(multipliers) - 1)
+            check("image_size", self.image_size % coarsest == 0, f"divisible by {coarsest} for the levels of `{part}_channel_multipliers`")
+            resolutions = [self.image_size // 2**level for level in range(len(multipliers))]
+            attention = f"{part}_attention_resolutions"
+            check(attention, set(getattr(self, attention)) <= set(resolutions), f"a list of resolutions among {resolutions}")
+        for name in ("latent_solver", "alignment_solver"):
+            check(name, getattr(self, name) in ("adams", "euler", "dpmsolver++"), "'adams', 'euler' or 'dpmsolver++'")
+        check("step_cutoff", 0 <= self.step_cutoff < 1, "in [0, 1)")
+        check("alignment_reduction", self.alignment_reduction in ("prob", "log_prob"), "'prob' or 'log_prob'")
+        for name in ("reconstruction_weight", "alignment_weight", "num_reference_anchors", "num_prediction_draws"):
+            check(name, getattr(self, name) >= 0, "at least 0")
+        check("label_anchor_std", self.label_anchor_std > 0, "positive")
+        check("id2label", sorted(self.id2label) == list(range(len(self.id2label))), "a dict with the keys 0..num_labels-1")
+        check("id2label", len(self.label2id) == len(self.id2label), "a dict with a different name for each label")
+
+
+__all__ = ["LZNConfig"]

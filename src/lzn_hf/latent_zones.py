@@ -1,0 +1,375 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Latent zones: the closed-form flow between anchors and the Gaussian prior (arXiv 2509.15591).
+
+With prior noise `n ~ N(0, I)`, weighted anchors `a_i` (weights `w_i`) and `x_t = t a + (1 - t) n`, put `s = t / (1 - t)`
+and `y = x_t / (1 - t) = s a + n`. The rectified flow that carries the anchors to the prior and back is then
+
+    dy/ds = E[a | y, s],        E[a | y, s] = softmax_i( s y.a_i - s^2 |a_i|^2 / 2 + log w_i ) @ a                (1)
+
+Written around a reference point `r` (an anchor, or the centre of the pool) with `y = s r + u`, it becomes
+
+    du/ds = E[a | y, s] - r,    logits_i = s u.(a_i - r) - s^2 |a_i - r|^2 / 2 + log w_i                          (2)
+
+which is the form computed here: the distances do not depend on `s`, they are taken once and exactly, and nothing cancels when
+anchors almost coincide. One evaluation of (2) is one attention over the pool, so no tensor of size B x N x D is ever made.
+
+Conventions: `t = 0` (`s = 0`) is noise, `t = 1` (`s` infinite) is the anchor. B rows, N anchors in the pool, D latent
+dimensions, S evaluations of the expected anchor. Everything runs in float32, or in float64 when an input is float64, whatever
+autocast says. All functions are pure and differentiable in anchors, latents, noise and pool.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+Solver = Literal["adams", "euler", "dpmsolver++"]
+SOLVERS = ("adams", "euler", "dpmsolver++")
+
+# The published end points in t: Euler starts this far from the anchor, DPM-Solver++ keeps this far from both ends.
+EULER_EPS = 1e-4
+DPM_EPS = 1e-3
+
+# Adams grid. Zones of two anchors at distance d meet where s d is about 1: at s d = 8 the neighbour's probability is below
+# e^-8 for noise of three standard deviations, at s d = 4 most of the turning is still ahead.
+NEIGHBOUR_RESOLVED = 8.0
+TURNING = 4.0
+# Anchors closer than this share of the median distance are one anchor as far as the grid is concerned. Their zones together
+# keep the right mass and shape; resolving them apart would waste the grid on a single direction of the latent.
+MERGE_DISTANCE = 1e-3
+
+
+class _Schedule(NamedTuple):
+    """A linear multistep method: `y <- y + sum_j weights[k, j] * E_{k-j}` after evaluating E_k at `s[k]`, k = 0..S-1."""
+
+    s: Tensor  # (S + 1, 1 | B, 1); s[S] is where the last step ends, infinite when decoding all the way to the anchor
+    weights: Tensor  # (S, 3, 1 | B, 1)
+
+
+def compute_latents(
+    anchors: Tensor,
+    noise: Tensor,
+    pool: Tensor | None = None,
+    *,
+    log_weights: Tensor | None = None,
+    include_own: bool = False,
+    solver: Solver = "adams",
+    num_steps: int = 20,
+) -> Tensor:
+    """Latent computation: carry each row from its anchor to the prior, into the latent zone of that anchor.
+
+    Integrates (2) with `r = a_b` from `u = n` at large `s` down to `s = 0`, where `u` is the latent. If row b's anchor is drawn
+    from the pool by its weights and its noise is standard normal, the latents are standard normal.
+
+    Args:
+        anchors (`Tensor` of shape `(B, D)`): the anchor of each row.
+        noise (`Tensor` of shape `(B, D)`): prior noise of each row. Zeros give the latent in the middle of the zone.
+        pool (`Tensor` of shape `(N, D)`, *optional*): the anchors that share the prior. Defaults to `anchors` themselves.
+            A latent depends on the pool: with a single anchor it is the noise itself.
+        log_weights (`Tensor` of shape `(N,)`, *optional*): log-weights of the pool, not necessarily normalised; equal weights by
+            default. Minus infinity removes an anchor.
+        include_own (`bool`, defaults to `False`): if true, the pool of row b is {its own anchor, with weight 1} + `pool`, so that
+            the latent of a row depends on no other row. Needs `pool`. Otherwise `pool` must hold the anchors.
+        solver (`"adams"`, `"euler"` or `"dpmsolver++"`): "adams" is third-order Adams-Bashforth in `s` on a grid of each row's own;
+            "euler" and "dpmsolver++" (order 3, multistep) are the published solvers on the published grids.
+        num_steps (`int`, defaults to 20): evaluations of the expected anchor, i.e. passes over the pool, at least 1.
+
+    Returns:
+        `Tensor` of shape `(B, D)`: the latents, float32 (float64 if an input is float64).
+
+    Raises:
+        ValueError: if a shape does not fit, the solver is unknown, `num_steps < 1` or no anchor has a positive weight.
+    """
+    if include_own and pool is None:
+        raise ValueError("`include_own=True` needs a `pool` that each row's own anchor is added to, got pool=None.")
+    _check_matrix("anchors", anchors)
+    _check_matrix("noise", noise, like=("anchors", anchors), rows=True)
+    pool = anchors if pool is None else pool
+    _check_matrix("pool", pool, like=("anchors", anchors))
+    _check_solver(solver, num_steps)
+    _check_log_weights(log_weights, pool, allow_empty=include_own)
+
+    with torch.autocast(anchors.device.type, enabled=False):
+        anchors, u, pool, log_weights = _in_compute_dtype(anchors, noise, pool, log_weights)
+        distance = _distances(anchors, pool)
+        if solver == "adams":
+            schedule = _adams_encode_schedule(distance.detach(), log_weights, num_steps)
+        else:
+            schedule = _published_schedule(solver, num_steps, decode=False, like=anchors)
+        u, _, _ = _integrate(u, anchors, pool, distance, log_weights, include_own, schedule, record=None)
+        if solver == "dpmsolver++":  # published: the latent is x_t at t = DPM_EPS, not extrapolated to t = 0
+            u = DPM_EPS * anchors + (1 - DPM_EPS) * u
+        return u
+
+
+def trace_assignments(
+    latents: Tensor,
+    pool: Tensor,
+    targets: Tensor | None = None,
+    *,
+    log_weights: Tensor | None = None,
+    solver: Solver = "adams",
+    num_steps: int = 20,
+) -> tuple[Tensor, Tensor]:
+    """Latent alignment: carry latents by the flow of `pool` and record which anchor they are assigned to on the way.
+
+    Integrates (1) from `y = z` at `s = 0` towards the anchors. The softmax in (1) is the probability, seen from a point of the
+    trajectory, that it ends at anchor i; its last value decides the latent zone that the latent lies in.
+
+    Args:
+        latents (`Tensor` of shape `(B, D)`): the latents.
+        pool (`Tensor` of shape `(N, D)`): the anchors to go to.
+        targets (`Tensor` of shape `(B,)`, *optional*): int64 index of the anchor in the pool whose probability is wanted.
+        log_weights (`Tensor` of shape `(N,)`, *optional*): log-weights of the pool; minus infinity removes an anchor.
+        solver, num_steps: as in [`compute_latents`].
+
+    Returns:
+        `tuple(Tensor, Tensor)`: the points reached, `(B, D)`, and the assignment log-probabilities at each of the S = `num_steps`
+        evaluations in their order: `(S, B)` of the targets, or `(S, B, N)` of all anchors when `targets` is None. The points are the
+        last expected anchors, but the state at `t = 1 - 1e-3` for "dpmsolver++", as published.
+
+    Raises:
+        ValueError: if a shape does not fit, the solver is unknown, `num_steps < 1` or no anchor has a positive weight.
+    """
+    _check_matrix("latents", latents)
+    _check_matrix("pool", pool, like=("latents", latents))
+    _check_solver(solver, num_steps)
+    _check_log_weights(log_weights, pool)
+    if targets is not None and (targets.shape != latents.shape[:1] or targets.dtype != torch.int64):
+        raise ValueError(
+            f"`targets` must be int64 of shape ({latents.shape[0]},), one pool index for each latent, "
+            f"got {targets.dtype} of shape {tuple(targets.shape)}."
+        )
+
+    with torch.autocast(latents.device.type, enabled=False):
+        latents, pool, log_weights = _in_compute_dtype(latents, pool, log_weights)
+        # The target is the reference where there is one, so that its own logit is exact; else the middle of the pool.
+        reference = pool.detach().mean(0, keepdim=True) if targets is None else pool[targets]
+        distance = _distances(reference, pool)
+        if solver == "adams":
+            schedule = _adams_decode_schedule(pool.detach(), log_weights, num_steps)
+        else:
+            schedule = _published_schedule(solver, num_steps, decode=True, like=latents)
+        u = latents
+        if solver == "dpmsolver++":  # published: the latent is taken to be x_t at t = DPM_EPS
+            u = latents / (1 - DPM_EPS) - schedule.s[0] * reference
+
+        def record(logits: Tensor) -> Tensor:
+            if targets is None:
+                return logits.log_softmax(-1)
+            return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(-1)
+
+        u, expected, records = _integrate(u, reference, pool, distance, log_weights, False, schedule, record)
+        log_probs = torch.stack(records)
+        if solver == "dpmsolver++":
+            return (1 - DPM_EPS) * reference + DPM_EPS * u, log_probs
+        return expected, log_probs
+
+
+def alignment_loss(
+    log_probs: Tensor, step_cutoff: float = 0.2, reduction: Literal["prob", "log_prob"] = "prob"
+) -> Tensor:
+    """Alignment loss: `-mean_b max_k p_kb` over the late steps ("prob"), or `-mean_b max_k log p_kb` ("log_prob").
+
+    Early on the trajectory every anchor is still likely, so the first `step_cutoff` of the steps are left out. Published: "prob" for
+    labels, "log_prob" for two views.
+
+    Args:
+        log_probs (`Tensor` of shape `(S, B)`): log-probabilities of the targets from [`trace_assignments`].
+        step_cutoff (`float`, defaults to 0.2): share of the steps to leave out, in [0, 1).
+        reduction (`"prob"` or `"log_prob"`): see above.
+
+    Returns:
+        `Tensor`: a scalar, in [-1, 0] for "prob" and [0, inf) for "log_prob".
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+    if log_probs.ndim != 2 or 0 in log_probs.shape:
+        raise ValueError(
+            f"`log_probs` must be (steps, batch) and not empty, got shape {tuple(log_probs.shape)}; "
+            "pass `targets` to trace_assignments."
+        )
+    if not 0 <= step_cutoff < 1:
+        raise ValueError(f"`step_cutoff` must be in [0, 1), got {step_cutoff}.")
+    if reduction not in ("prob", "log_prob"):
+        raise ValueError(f"`reduction` must be 'prob' or 'log_prob', got {reduction!r}.")
+    best = log_probs[int(step_cutoff * log_probs.shape[0]) :].amax(0)
+    return -(best.exp() if reduction == "prob" else best).mean()
+
+
+def _integrate(
+    u: Tensor,
+    reference: Tensor,
+    pool: Tensor,
+    distance: Tensor,
+    log_weights: Tensor | None,
+    include_own: bool,
+    schedule: _Schedule,
+    record: Callable[[Tensor], Tensor] | None,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Runs (2) along the schedule: the last `u` (B, D), the last expected anchor (B, D), and `record(logits)` of every step."""
+    square = distance.square()
+    drifts: list[Tensor] = []
+    records = []
+    for s, weights in zip(schedule.s[:-1], schedule.weights, strict=True):
+        su = s * u
+        logits = su @ pool.T - (su * reference).sum(-1, keepdim=True)
+        logits = torch.addcmul(logits, square, s * s, value=-0.5)
+        if log_weights is not None:
+            logits = logits + log_weights
+        if record is not None:
+            records.append(record(logits))
+        if include_own:  # the own anchor is the reference point, where (2) has logit 0
+            probs = torch.cat([logits, logits.new_zeros(len(logits), 1)], dim=1).softmax(-1)[:, :-1]
+            drift = probs @ pool - probs.sum(-1, keepdim=True) * reference
+        else:
+            drift = logits.softmax(-1) @ pool - reference
+        drifts = [drift, *drifts[:2]]
+        u = u + sum(w * d for w, d in zip(weights, drifts, strict=False))
+    return u, reference + drifts[0], records
+
+
+def _published_schedule(solver: str, num_steps: int, *, decode: bool, like: Tensor) -> _Schedule:
+    """The published grids, uniform in t: Euler, and multistep DPM-Solver++ of order 3 (arXiv 2211.01095) in data prediction.
+
+    An Euler step in t on x is an Euler step in s on y. With `lambda = log s`, `h_k = lambda_{k+1} - lambda_k`, `phi_1 = expm1(-h)`,
+    `phi_2 = phi_1 / h + 1`, `phi_3 = phi_2 / h - 1/2`, a DPM-Solver++ step is `y += (s_{k+1} - s_k) E_k + s_{k+1} (phi_2 D_1 - phi_3 D_2)`
+    with divided differences D_1, D_2 of the expected anchors in lambda; in second order `(s_{k+1} - s_k) D_1 / 2` replaces the bracket.
+    """
+    grid = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
+    if solver == "euler":
+        t = grid if decode else (1 - EULER_EPS) * (1 - grid)
+        s = t / (1 - t)
+        steps = s.diff()
+        if decode:
+            steps[-1] = 0  # to s = infinity: the end point is the last expected anchor
+        weights = torch.stack([steps, torch.zeros_like(steps), torch.zeros_like(steps)], dim=1)
+    else:
+        t = torch.lerp(torch.tensor(DPM_EPS, dtype=torch.float64), torch.tensor(1 - DPM_EPS, dtype=torch.float64), grid)
+        s = (t if decode else t.flip(0)).logit().exp()
+        h = s.log().diff().tolist()
+        rows = []
+        for k, step in enumerate(s.diff().tolist()):
+            order = min(3, k + 1, num_steps - k if num_steps < 10 else 3)
+            first = second = 0.0  # factors of E_k - E_{k-1} and E_{k-1} - E_{k-2}
+            if order == 2:
+                first = 0.5 * step * h[k] / h[k - 1]
+            elif order == 3:
+                r0, r1 = h[k - 1] / h[k], h[k - 2] / h[k]
+                phi2 = math.expm1(-h[k]) / h[k] + 1
+                phi3 = phi2 / h[k] - 0.5
+                s_next = s[k + 1].item()
+                curvature = (s_next * phi2 * r0 - s_next * phi3) / (r0 + r1)
+                first = (s_next * phi2 + curvature) / r0
+                second = -curvature / r1
+            rows.append([step + first, second - first, -second])
+        weights = torch.tensor(rows, dtype=torch.float64)
+    return _Schedule(s[:, None, None].to(like), weights[:, :, None, None].to(like))
+
+
+def _adams_encode_schedule(distance: Tensor, log_weights: Tensor | None, num_steps: int) -> _Schedule:
+    """A grid for each row from its distances (B, N) to the pool: from where its zone is alone down to s = 0."""
+    nearest, typical = _neighbour_scales(distance, log_weights)
+    x = torch.linspace(1, 0, num_steps + 1, dtype=distance.dtype, device=distance.device)
+    s = _sinh_grid(x, nearest, typical)
+    return _Schedule(s, _adams_weights(s))
+
+
+def _adams_decode_schedule(pool: Tensor, log_weights: Tensor | None, num_steps: int) -> _Schedule:
+    """One grid for all rows, from s = 0 to where the closest zones of the pool are apart (at 1/50 of the typical distance at most)."""
+    nearest, typical = _neighbour_scales(_distances(pool, pool), log_weights)
+    if log_weights is not None:
+        present = torch.isfinite(log_weights)[:, None]
+        nearest = nearest.masked_fill(~present, math.inf)
+        typical = typical.masked_fill(~present, math.nan)
+    typical = typical.nanmedian(0, keepdim=True).values
+    nearest = nearest.amin(0, keepdim=True).clamp(min=typical / 50)
+    x = torch.linspace(0, 1, num_steps, dtype=pool.dtype, device=pool.device) if num_steps > 1 else pool.new_zeros(1)
+    s = _sinh_grid(x, nearest, typical)
+    s = torch.cat([s, s[-1:]])  # the end point is the last expected anchor: nothing to step to
+    return _Schedule(s, _adams_weights(s))
+
+
+def _neighbour_scales(distance: Tensor, log_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Distance of each row (R, N) to its nearest neighbour that is not merged with it, and the median distance, both (R, 1).
+
+    Rows without neighbours, whose grid has no effect, get 1 and 1.
+    """
+    if log_weights is not None:
+        distance = distance.masked_fill(torch.isneginf(log_weights), math.nan)
+    median = distance.nanmedian(-1, keepdim=True).values
+    # Where most of the pool is merged with the row, the largest distance is the scale of the rest.
+    median = torch.where(median > 0, median, distance.nan_to_num(nan=0.0).amax(-1, keepdim=True))
+    neighbours = distance.masked_fill(~(distance > MERGE_DISTANCE * median), math.inf)
+    nearest = neighbours.amin(-1, keepdim=True)
+    alone = torch.isinf(nearest)
+    return nearest.masked_fill(alone, 1.0), median.masked_fill(alone, 1.0)
+
+
+def _sinh_grid(x: Tensor, nearest: Tensor, typical: Tensor) -> Tensor:
+    """`s = c sinh(x asinh(s_hi / c))`, `c = 4 / typical`, `s_hi = 8 / nearest`: even in s around the prior, in log s beyond.
+
+    (S,), (R, 1), (R, 1) -> (S, R, 1).
+    """
+    c, s_hi = TURNING / typical, NEIGHBOUR_RESOLVED / nearest
+    return c * torch.sinh(x[:, None, None] * torch.asinh(s_hi / c))
+
+
+def _adams_weights(s: Tensor) -> Tensor:
+    """Adams-Bashforth weights of order 3 (1 and 2 in the first two steps) on the grid s (S + 1, R, 1): (S, 3, R, 1).
+
+    From the integral of the Newton polynomial through the last values: `h E_k + h^2/2 [E_k, E_{k-1}] + (h^3/3 + h^2 h_1/2)
+    [E_k, E_{k-1}, E_{k-2}]` with divided differences in s and steps h, h_1, h_2 (newest first).
+    """
+    h = s.diff(dim=0)
+    first, second = torch.zeros_like(h), torch.zeros_like(h)  # factors of E_k - E_{k-1} and E_{k-1} - E_{k-2}
+    first[1:] = h[1:].square() / (2 * h[:-1])
+    curvature = (h[2:] ** 3 / 3 + h[2:].square() * h[1:-1] / 2) / (h[1:-1] + h[:-2])
+    first[2:] += curvature / h[1:-1]
+    second[2:] = -curvature / h[:-2]
+    return torch.stack([h + first, second - first, -second], dim=1)
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances (A, N), exact also where they are small."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _in_compute_dtype(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """All in float64 if one is, else in float32."""
+    dtype = torch.float64 if any(x is not None and x.dtype == torch.float64 for x in tensors) else torch.float32
+    return tuple(None if x is None else x.to(dtype) for x in tensors)
+
+
+def _check_matrix(name: str, value: Tensor, like: tuple[str, Tensor] | None = None, rows: bool = False) -> None:
+    if value.ndim != 2 or 0 in value.shape or not value.is_floating_point():
+        raise ValueError(
+            f"`{name}` must be a floating-point matrix (rows, latent_dim) that is not empty, got {value.dtype} of shape {tuple(value.shape)}."
+        )
+    if like is not None:
+        other_name, other = like
+        if value.shape[1] != other.shape[1] or (rows and value.shape[0] != other.shape[0]):
+            wanted = tuple(other.shape) if rows else f"(any, {other.shape[1]})"
+            raise ValueError(f"`{name}` must have shape {wanted} to fit `{other_name}`, got {tuple(value.shape)}.")
+
+
+def _check_solver(solver: str, num_steps: int) -> None:
+    if solver not in SOLVERS:
+        raise ValueError(f"`solver` must be one of {', '.join(map(repr, SOLVERS))}, got {solver!r}.")
+    if num_steps < 1:
+        raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
+
+
+def _check_log_weights(log_weights: Tensor | None, pool: Tensor, allow_empty: bool = False) -> None:
+    if log_weights is None:
+        return
+    if log_weights.shape != pool.shape[:1]:
+        raise ValueError(f"`log_weights` must have shape ({pool.shape[0]},), one a pool anchor, got {tuple(log_weights.shape)}.")
+    if not allow_empty and torch.isneginf(log_weights).all():
+        raise ValueError("`log_weights` removes every anchor of the pool: at least one must be larger than minus infinity.")

@@ -1,0 +1,440 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Latent Zoning Network models: generation, embedding and classification in one latent space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import ModelOutput
+
+from .configuration_lzn import LZNConfig
+from .latent_zones import alignment_loss, compute_latents, trace_assignments
+from .networks_ncsnpp import NCSNPP_LAYERS, NCSNppDecoder, NCSNppEncoder
+
+
+@dataclass
+class LZNOutput(ModelOutput):
+    """Output of [`LZNModel`]. B images, F features, D latent dimensions, S alignment steps.
+
+    Args:
+        loss (scalar `Tensor`, *optional*): weighted sum of the two losses below.
+        reconstruction_loss (scalar `Tensor`, *optional*): mean squared error of the velocity.
+        alignment_loss (scalar `Tensor`, *optional*): alignment of the image latents with the label anchors, if labels were given.
+        embeddings (`Tensor` of shape `(B, F)`): encoder features before the head; a function of each image alone.
+        pooler_output (`Tensor` of shape `(B, F)`): the same, where transformers expects a pooled output.
+        anchors (`Tensor` of shape `(B, D)`): the anchors of the images.
+        latents (`Tensor` of shape `(B, D)`, *optional*): their latents among the anchors of the global batch, with the loss only.
+        label_log_probs (`Tensor` of shape `(S, B)`, *optional*): log-probability of the own label at each alignment step.
+    """
+
+    loss: Tensor | None = None
+    reconstruction_loss: Tensor | None = None
+    alignment_loss: Tensor | None = None
+    embeddings: Tensor | None = None
+    pooler_output: Tensor | None = None
+    anchors: Tensor | None = None
+    latents: Tensor | None = None
+    label_log_probs: Tensor | None = None
+
+
+class LZNPreTrainedModel(PreTrainedModel):
+    """Configuration class, weight initialisation and loading of all Latent Zoning Network models."""
+
+    config_class = LZNConfig
+    base_model_prefix = "lzn"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # Not super(): it would overwrite the initialisation of the layers with normal(0, 0.02). Only functions of nn.init here:
+        # transformers makes them skip what a checkpoint has filled.
+        if isinstance(module, NCSNPP_LAYERS):
+            module.reset_parameters()
+        elif isinstance(module, LZNModel):
+            if module.label_anchors is not None:
+                nn.init.normal_(module.label_anchors, std=self.config.label_anchor_std)
+            if module.reference_anchors is not None:
+                nn.init.zeros_(module.reference_anchors)
+
+
+class LZNModel(LZNPreTrainedModel):
+    """Image encoder, image decoder and label anchors that share one latent space (arXiv 2509.15591).
+
+    Images are `(B, C, H, W)` in [-1, 1]; labels are int64 `(B,)`; in the image flow `t = 0` is noise and `t = 1` the image.
+    """
+
+    def __init__(self, config: LZNConfig):
+        super().__init__(config)
+        self.encoder = NCSNppEncoder(
+            image_size=config.image_size,
+            in_channels=config.num_channels,
+            latent_dim=config.latent_dim,
+            base_channels=config.encoder_base_channels,
+            channel_multipliers=config.encoder_channel_multipliers,
+            num_res_blocks=config.encoder_num_res_blocks,
+            attention_resolutions=config.encoder_attention_resolutions,
+            dropout=config.encoder_dropout,
+            tap_channels=config.encoder_tap_channels,
+            tap_hidden_dim=config.encoder_tap_hidden_dim,
+            tap_layers=config.encoder_tap_layers,
+        )
+        self.decoder = NCSNppDecoder(
+            image_size=config.image_size,
+            in_channels=config.num_channels,
+            latent_dim=config.latent_dim,
+            num_labels=config.num_labels,
+            base_channels=config.decoder_base_channels,
+            channel_multipliers=config.decoder_channel_multipliers,
+            num_res_blocks=config.decoder_num_res_blocks,
+            attention_resolutions=config.decoder_attention_resolutions,
+            dropout=config.decoder_dropout,
+        )
+        label_anchors = torch.empty(config.num_labels, config.latent_dim) if config.num_labels else None
+        self.label_anchors = nn.Parameter(label_anchors) if config.num_labels else None
+        reference_anchors = torch.empty(config.num_reference_anchors, config.latent_dim)
+        self.register_buffer("reference_anchors", reference_anchors if config.num_reference_anchors else None)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        *,
+        return_loss: bool | None = None,
+        noise: Tensor | None = None,
+        sample_noise: Tensor | None = None,
+        timesteps: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        return_dict: bool | None = None,
+    ) -> LZNOutput | tuple:
+        """Embeds images; with labels (or `return_loss=True`) also computes the training losses.
+
+        The losses are those of the joint training step: the anchors of the images, gathered with gradient over all processes, are
+        the pool; each image's latent conditions the decoder on `x_t = t x + (1 - t) e`, which predicts `x - e`; and the latents
+        are aligned with the label anchors, weighted by the label frequencies of the global batch when training.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, C, H, W)`): images in [-1, 1].
+            labels (`Tensor` of shape `(B,)`, *optional*): int64 labels.
+            return_loss (`bool`, *optional*): whether to compute the losses; defaults to whether labels were given.
+            noise (`Tensor` of shape `(B, D)`, *optional*): prior noise of the latents.
+            sample_noise (`Tensor` of shape `(B, C, H, W)`, *optional*): the noise e of the image flow.
+            timesteps (`Tensor` of shape `(B,)`, *optional*): the times t of the image flow in [0, 1].
+            generator (`torch.Generator`, *optional*): draws the three above where they are not given.
+            return_dict (`bool`, *optional*): whether to return an [`LZNOutput`] (default) or a tuple.
+
+        Raises:
+            ValueError: for images or labels of a wrong shape or range, and a batch of one image in the whole pool.
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return_loss = labels is not None if return_loss is None else return_loss
+        features, anchors = self._encode(pixel_values)
+        losses = {}
+        if return_loss:
+            losses = self._losses(pixel_values, anchors, labels, noise, sample_noise, timesteps, generator)
+        output = LZNOutput(embeddings=features, pooler_output=features, anchors=anchors, **losses)
+        return output if return_dict else output.to_tuple()
+
+    def _losses(
+        self,
+        pixel_values: Tensor,
+        anchors: Tensor,
+        labels: Tensor | None,
+        noise: Tensor | None,
+        sample_noise: Tensor | None,
+        timesteps: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        """The loss fields of [`LZNOutput`]; arguments as in `forward`, which draws what is None."""
+        config = self.config
+        if config.num_labels:
+            if labels is None:
+                raise ValueError(f"`labels` are needed for the loss of a model with {config.num_labels} labels, got None.")
+            self._check_labels(labels, len(anchors))
+        pool = gather_with_gradient(anchors)
+        if len(pool) == 1:
+            raise ValueError(
+                "`pixel_values` must hold at least 2 images for the loss: in a pool of one the latent is the noise itself."
+            )
+        draw = {"device": anchors.device, "dtype": torch.float32, "generator": generator}
+        noise = torch.randn(anchors.shape, **draw) if noise is None else noise
+        timesteps = torch.rand(len(anchors), **draw) if timesteps is None else timesteps
+        sample_noise = torch.randn(pixel_values.shape, **draw) if sample_noise is None else sample_noise
+
+        latents = self._compute_latents(anchors, noise, pool)
+        t = timesteps[:, None, None, None]
+        sample = t * pixel_values + (1 - t) * sample_noise
+        velocity = self.predict_velocity(sample, timesteps, latents, labels)
+        reconstruction_loss = F.mse_loss(velocity.float(), (pixel_values - sample_noise).float())
+        loss = config.reconstruction_weight * reconstruction_loss
+        if not config.num_labels:
+            return {"loss": loss, "reconstruction_loss": reconstruction_loss, "latents": latents}
+
+        # At evaluation the frequencies would leak the labels of the batch into the prediction.
+        log_weights = log_label_frequencies(labels, config.num_labels) if self.training else None
+        _, label_log_probs = trace_assignments(
+            latents,
+            self.label_anchors,
+            labels,
+            log_weights=log_weights,
+            solver=config.alignment_solver,
+            num_steps=config.alignment_num_steps,
+        )
+        label_loss = alignment_loss(label_log_probs, config.step_cutoff, config.alignment_reduction)
+        return {
+            "loss": loss + config.alignment_weight * label_loss,
+            "reconstruction_loss": reconstruction_loss,
+            "alignment_loss": label_loss,
+            "latents": latents,
+            "label_log_probs": label_log_probs,
+        }
+
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        """Embeddings `(B, F)` of images `(B, C, H, W)` in [-1, 1]: the encoder features before the head. Raises as `forward`."""
+        return self._encode(pixel_values)[0]
+
+    def get_image_anchors(self, pixel_values: Tensor) -> Tensor:
+        """Anchors `(B, D)` of images `(B, C, H, W)` in [-1, 1]. Raises as `forward`."""
+        return self._encode(pixel_values)[1]
+
+    def get_image_latents(
+        self,
+        pixel_values: Tensor,
+        noise: Tensor | None = None,
+        pool: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Latents of images, each placed among {its own anchor} + `pool`.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, C, H, W)`): images in [-1, 1].
+            noise (`Tensor` of shape `(B, D)`, *optional*): prior noise; drawn if not given. Zeros: the middle of the zones.
+            pool (`Tensor` of shape `(N, D)`, *optional*): anchors of other images. Defaults to the reference anchors of the model; a
+                model without any places the images among each other.
+            generator (`torch.Generator`, *optional*): draws the noise.
+
+        Returns:
+            `Tensor` of shape `(B, D)`: the latents.
+
+        Raises:
+            ValueError: for images of a wrong shape or range, and for a single image without pool and reference anchors.
+        """
+        anchors = self.get_image_anchors(pixel_values)
+        if noise is None:
+            noise = torch.randn(anchors.shape, device=anchors.device, generator=generator)
+        pool = self.reference_anchors if pool is None else pool
+        if pool is None and len(anchors) == 1:
+            raise ValueError(
+                "one image alone has no latent zone to be placed in: pass `pool`, or call `model.set_reference_anchors(anchors)` "
+                "with anchors of training images once and save the model."
+            )
+        return self._compute_latents(anchors, noise, pool, include_own=pool is not None)
+
+    def get_label_latents(
+        self, labels: Tensor, noise: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Latents in the zones of labels.
+
+        Args:
+            labels (`Tensor` of shape `(B,)`): int64 labels.
+            noise (`Tensor` of shape `(B, D)`, *optional*): prior noise; drawn if not given.
+            generator (`torch.Generator`, *optional*): draws the noise.
+
+        Returns:
+            `Tensor` of shape `(B, D)`: the latents.
+
+        Raises:
+            ValueError: if the model has no labels, or a label is out of range.
+        """
+        label_anchors = self._require_label_anchors()
+        self._check_labels(labels, len(labels))
+        anchors = label_anchors[labels]
+        if noise is None:
+            noise = torch.randn(anchors.shape, device=anchors.device, generator=generator)
+        return self._compute_latents(anchors, noise, label_anchors)
+
+    def classify_latents(self, latents: Tensor) -> Tensor:
+        """Log-probabilities `(B, num_labels)` of the label zones that latents `(B, D)` lie in.
+
+        Raises:
+            ValueError: if the model has no labels, or the shape does not fit.
+        """
+        _, log_probs = trace_assignments(
+            latents,
+            self._require_label_anchors(),
+            solver=self.config.alignment_solver,
+            num_steps=self.config.alignment_num_steps,
+        )
+        return log_probs[-1]
+
+    def classify_images(self, pixel_values: Tensor) -> Tensor:
+        """Log-probabilities `(B, num_labels)` of images `(B, C, H, W)` in [-1, 1], each a function of its image alone.
+
+        Each image is placed among {its own anchor} + reference anchors, in the middle of its zone or, with
+        `config.num_prediction_draws = K`, at K points of it that are the same for every image, whose probabilities are averaged.
+
+        Raises:
+            ValueError: if the model has no labels or no reference anchors, and for images of a wrong shape or range.
+        """
+        self._require_label_anchors()
+        if self.reference_anchors is None:
+            raise ValueError(
+                "classifying an image by itself needs reference anchors and this model has none: call "
+                "`model.set_reference_anchors(model.get_image_anchors(training_images))` once and save the model."
+            )
+        anchors = self.get_image_anchors(pixel_values)
+        draws = self.config.num_prediction_draws
+        if draws == 0:
+            latents = self._compute_latents(anchors, torch.zeros_like(anchors), self.reference_anchors, include_own=True)
+            return self.classify_latents(latents)
+        # Drawn on the CPU from a fixed seed: the same points on every device and in every call.
+        noise = torch.randn(draws, anchors.shape[1], generator=torch.Generator().manual_seed(0)).to(anchors.device)
+        latents = self._compute_latents(
+            anchors.repeat_interleave(draws, 0), noise.repeat(len(anchors), 1), self.reference_anchors, include_own=True
+        )
+        log_probs = self.classify_latents(latents).view(len(anchors), draws, -1)
+        return log_probs.logsumexp(1).log_softmax(-1)
+
+    def predict_velocity(
+        self, sample: Tensor, t: Tensor | float, latents: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
+        """Velocity of the image flow: an estimate of data - noise.
+
+        Args:
+            sample (`Tensor` of shape `(B, C, H, W)`): `x_t = t x + (1 - t) e`.
+            t (`float` or `Tensor` of shape `(B,)`): time, 0 for noise, 1 for data.
+            latents (`Tensor` of shape `(B, D)`): what to generate: latents of labels or images, or prior noise.
+            labels (`Tensor` of shape `(B,)`, *optional*): labels, for a model that has them; defaults to the labels of the zones that
+                the latents lie in.
+
+        Returns:
+            `Tensor` of shape `(B, C, H, W)`: the velocity.
+
+        Raises:
+            ValueError: if latents are missing, or labels are given to a model without labels.
+        """
+        if latents is None:
+            raise ValueError(
+                "`latents` are needed: get_label_latents(labels), get_image_latents(pixel_values), or prior noise "
+                f"torch.randn({len(sample)}, {self.config.latent_dim})."
+            )
+        if labels is not None:
+            self._require_label_anchors()
+        elif self.config.num_labels:
+            labels = self.classify_latents(latents).argmax(-1)
+        t = torch.as_tensor(t, dtype=torch.float32, device=sample.device).expand(len(sample))
+        return self.decoder(sample.to(self.dtype), t, latents.to(self.dtype), labels)
+
+    def set_reference_anchors(self, anchors: Tensor) -> None:
+        """Stores anchors `(N, D)` of training images: what single images are placed among. They are saved with the weights.
+
+        Raises:
+            ValueError: if the shape does not fit or a value is not finite.
+        """
+        if anchors.ndim != 2 or anchors.shape[1] != self.config.latent_dim or len(anchors) == 0:
+            raise ValueError(f"`anchors` must have shape (N, {self.config.latent_dim}), got {tuple(anchors.shape)}.")
+        if not torch.isfinite(anchors).all():
+            raise ValueError("`anchors` must be finite, got NaN or infinite values.")
+        self.reference_anchors = anchors.detach().to(self.device, torch.float32, copy=True)
+        self.config.num_reference_anchors = len(anchors)
+
+    def _encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        size = self.config.image_size
+        expected = (self.config.num_channels, size, size)
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
+            raise ValueError(
+                f"`pixel_values` must have shape (batch, {', '.join(map(str, expected))}), got {tuple(pixel_values.shape)}; "
+                "LZNImageProcessor resizes and converts images."
+            )
+        # Not while training: it would make every step wait for the device.
+        if not self.training and not torch.compiler.is_compiling() and not torch.isfinite(pixel_values).all():
+            raise ValueError("`pixel_values` must be finite, got NaN or infinite values.")
+        return self.encoder(pixel_values.to(self.dtype))
+
+    def _compute_latents(self, anchors: Tensor, noise: Tensor, pool: Tensor | None, include_own: bool = False) -> Tensor:
+        solver, num_steps = self.config.latent_solver, self.config.latent_num_steps
+        return compute_latents(anchors, noise, pool, include_own=include_own, solver=solver, num_steps=num_steps)
+
+    def _require_label_anchors(self) -> Tensor:
+        if self.label_anchors is None:
+            raise ValueError("this model has no labels (config.num_labels is 0): labels can be neither given nor predicted.")
+        return self.label_anchors
+
+    def _check_labels(self, labels: Tensor, batch_size: int) -> None:
+        if labels.dtype != torch.int64 or labels.shape != (batch_size,):
+            raise ValueError(f"`labels` must be int64 of shape ({batch_size},), got {labels.dtype} of shape {tuple(labels.shape)}.")
+        num_labels = self.config.num_labels
+        if not torch.compiler.is_compiling() and ((labels < 0) | (labels >= num_labels)).any():
+            raise ValueError(f"`labels` must be in 0..{num_labels - 1}, got {labels.min().item()}..{labels.max().item()}.")
+
+
+class LZNForImageClassification(LZNPreTrainedModel):
+    """[`LZNModel`] as a classifier: the logits are log-probabilities over the label zones, a function of each image alone."""
+
+    def __init__(self, config: LZNConfig):
+        super().__init__(config)
+        self.lzn = LZNModel(config)
+        self.post_init()
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None
+    ) -> ImageClassifierOutput | tuple:
+        """Classifies images `(B, C, H, W)` in [-1, 1].
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, C, H, W)`): images.
+            labels (`Tensor` of shape `(B,)`, *optional*): int64 labels; with them the loss is their mean negative log-likelihood.
+            return_dict (`bool`, *optional*): whether to return an `ImageClassifierOutput` (default) or a tuple.
+
+        Raises:
+            ValueError: as [`LZNModel.classify_images`].
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        logits = self.lzn.classify_images(pixel_values)
+        loss = None if labels is None else F.nll_loss(logits, labels)
+        output = ImageClassifierOutput(loss=loss, logits=logits)
+        return output if return_dict else output.to_tuple()
+
+
+class _AllGather(torch.autograd.Function):
+    """Concatenates equally shaped tensors of all processes; the gradient of each is the sum over processes."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """Rows `(B, ...)` of all processes in rank order, `(world_size B, ...)`; every process must have the same B.
+
+    With the mean over processes that DistributedDataParallel takes of the gradients, k processes get the gradient of one process
+    on the joined batch.
+    """
+    return _AllGather.apply(x) if dist.is_available() and dist.is_initialized() else x
+
+
+def log_label_frequencies(labels: Tensor, num_labels: int) -> Tensor:
+    """Log of the share of each label in the global batch, `(num_labels,)`; minus infinity for labels that are absent."""
+    counts = torch.bincount(labels, minlength=num_labels).float()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(counts)
+    return (counts / counts.sum()).log()
+
+
+__all__ = ["LZNForImageClassification", "LZNModel", "LZNOutput", "LZNPreTrainedModel"]

@@ -1,0 +1,394 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""latent_zones against loops over the published formulas, published numbers, and what the flow must hold by construction.
+
+`golden/latent_flow.safetensors` is a subset of numbers produced by running the published implementation in float64 on random
+anchors ("n32": 32 anchors in 16 dimensions; "dup32": some anchors doubled at distance 1e-2). Its time runs from the anchor (0) to the
+noise (1). `rev` runs start at `rev_init`, `rev_w` runs weight the anchors by `rev_weights`.
+"""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lzn_hf import latent_zones
+from lzn_hf.latent_zones import SOLVERS, alignment_loss, compute_latents, trace_assignments
+
+
+GOLDEN = load_file(Path(__file__).parent / "golden" / "latent_flow.safetensors")
+PUBLISHED = [("euler", "euler", 20), ("dpmsolver++", "dpm", 20), ("dpmsolver++", "dpm", 8)]
+
+
+def randn(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def published_velocity(x, tau, anchors, weights):
+    """v(x, tau) for one point in the published time (tau = 0 anchor, 1 noise), by loops: e_i = (x - (1 - tau) a_i) / tau."""
+    residuals = [(x - (1 - tau) * a) / tau for a in anchors]
+    logs = [-0.5 * sum(c.item() ** 2 for c in e) for e in residuals]
+    # The published code takes the maximum before the weights, and divides 0 by 0 beside an anchor of weight zero.
+    largest = max(value for value, w in zip(logs, weights, strict=True) if w > 0)
+    p = [w * math.exp(value - largest) if w > 0 else 0.0 for value, w in zip(logs, weights, strict=True)]
+    return sum(p_i * (e - a) for p_i, e, a in zip(p, residuals, anchors, strict=True)) / sum(p), [p_i / sum(p) for p_i in p]
+
+
+def loop_encode(anchor, noise, pool, weights, steps):
+    """Published Euler encoding of one row."""
+    eps = 1e-4
+    x, size = eps * noise + (1 - eps) * anchor, (1 - eps) / steps
+    for k in range(steps):
+        velocity, _ = published_velocity(x, eps + k * size, pool, weights)
+        x = x + size * velocity
+    return x
+
+
+def loop_decode(latent, pool, weights, steps):
+    """Published Euler decoding of one row: final point and normalised probabilities."""
+    x, trace = latent, []
+    for k in range(steps):
+        velocity, p = published_velocity(x, 1 - k / steps, pool, weights)
+        x = x - velocity / steps
+        trace.append(p)
+    return x, torch.tensor(trace, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_euler_equals_a_loop_over_the_published_formula(weighted):
+    pool, noise, latents = randn(5, 3), randn(5, 3, seed=1), randn(4, 3, seed=2)
+    weights = torch.tensor([0.3, 1.0, 0.0, 2.0, 0.7], dtype=torch.float64) if weighted else torch.ones(5, dtype=torch.float64)
+    log_weights = weights.log() if weighted else None
+
+    got = compute_latents(pool, noise, log_weights=log_weights, solver="euler", num_steps=6)
+    want = torch.stack([loop_encode(a, n, pool, weights.tolist(), 6) for a, n in zip(pool, noise, strict=True)])
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+    points, log_probs = trace_assignments(latents, pool, log_weights=log_weights, solver="euler", num_steps=6)
+    loops = [loop_decode(z, pool, weights.tolist(), 6) for z in latents]
+    torch.testing.assert_close(points, torch.stack([x for x, _ in loops]), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(log_probs.exp(), torch.stack([p for _, p in loops], dim=1), rtol=1e-9, atol=1e-9)
+
+
+def test_own_anchor_equals_a_loop_with_a_pool_for_each_row():
+    anchors, noise, pool = randn(3, 4), randn(3, 4, seed=1), randn(6, 4, seed=2)
+    log_weights = randn(6, seed=3)
+    got = compute_latents(anchors, noise, pool, log_weights=log_weights, include_own=True, solver="euler", num_steps=7)
+    for b in range(3):
+        row_pool = torch.cat([anchors[b : b + 1], pool])
+        want = loop_encode(anchors[b], noise[b], row_pool, [1.0, *log_weights.exp().tolist()], 7)
+        torch.testing.assert_close(got[b], want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dataset", ["n32", "dup32"])
+@pytest.mark.parametrize(("solver", "name", "steps"), PUBLISHED)
+def test_published_solvers_reproduce_published_numbers(dataset, solver, name, steps):
+    prefix = f"{dataset}/f64/{name}"
+    anchors = GOLDEN[f"{dataset}/anchors"].clone().requires_grad_()
+    latents = compute_latents(anchors, GOLDEN[f"{dataset}/prior"], solver=solver, num_steps=steps)
+    (grad,) = torch.autograd.grad((latents * GOLDEN[f"{dataset}/cotangent"]).sum(), anchors)
+    torch.testing.assert_close(latents, GOLDEN[f"{prefix}/fwd{steps}/out"], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(grad, GOLDEN[f"{prefix}/fwd{steps}/grad"], rtol=1e-9, atol=1e-9)
+    for run, log_weights in (("rev", None), ("rev_w", GOLDEN[f"{dataset}/rev_weights"].log())):
+        points, log_probs = trace_assignments(
+            GOLDEN[f"{dataset}/rev_init"], anchors.detach(), log_weights=log_weights, solver=solver, num_steps=steps
+        )
+        torch.testing.assert_close(points, GOLDEN[f"{prefix}/{run}{steps}/final"], rtol=1e-9, atol=1e-9)
+        want = GOLDEN[f"{prefix}/{run}{steps}/pdfs_norm"]  # of the first two rows
+        torch.testing.assert_close(log_probs.exp()[:, :2], want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dataset", ["n32", "dup32"])
+@pytest.mark.parametrize(("solver", "name", "steps"), PUBLISHED)
+def test_float32_stays_close_to_the_float64_numbers(dataset, solver, name, steps):
+    """The published float32 runs are 3e-4 to 1e-3 away from float64; the displacement form is within 5e-6 here."""
+    anchors, noise = GOLDEN[f"{dataset}/anchors"].float(), GOLDEN[f"{dataset}/prior"].float()
+    latents = compute_latents(anchors, noise, solver=solver, num_steps=steps)
+    assert latents.dtype == torch.float32
+    assert (latents.double() - GOLDEN[f"{dataset}/f64/{name}/fwd{steps}/out"]).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_targets_select_from_the_full_trace(solver):
+    pool, latents, targets = randn(7, 4), randn(5, 4, seed=1), torch.tensor([0, 6, 3, 3, 1])
+    points, log_probs = trace_assignments(latents, pool, solver=solver, num_steps=9)
+    own_points, own = trace_assignments(latents, pool, targets, solver=solver, num_steps=9)
+    assert log_probs.shape == (9, 5, 7) and own.shape == (9, 5)
+    torch.testing.assert_close(own, log_probs.gather(2, targets.expand(9, -1)[..., None]).squeeze(-1), rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(own_points, points, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(9, 5, dtype=torch.float64))
+
+
+# What the flow must hold, whatever the solver.
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
+def test_latents_of_a_full_pool_are_standard_normal(scale):
+    """64 anchors, 600 noises each: means of 38,400 normal samples have a standard error of 0.005."""
+    pool = scale * randn(64, 8, dtype=torch.float32)
+    anchors = pool.repeat(600, 1)
+    latents = compute_latents(anchors, randn(len(anchors), 8, seed=1, dtype=torch.float32), pool)
+    assert latents.mean(0).abs().max() < 0.025
+    assert (latents.T.cov() - torch.eye(8)).abs().max() < 0.04
+
+
+def test_zones_have_the_mass_of_their_weights():
+    pool, latents = randn(4, 6), randn(20000, 6, seed=1)
+    weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    for log_weights, want in ((None, torch.full((4,), 0.25, dtype=torch.float64)), (weights.log(), weights)):
+        _, log_probs = trace_assignments(latents, pool, log_weights=log_weights, num_steps=40)
+        mass = log_probs[-1].argmax(-1).bincount(minlength=4) / len(latents)
+        assert (mass - want).abs().max() < 0.015  # three standard errors are 0.010
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_permutation_of_the_pool_changes_nothing(solver):
+    pool, noise, order = randn(9, 5), randn(4, 5, seed=1), torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    a = compute_latents(pool[:4], noise, pool, solver=solver)
+    torch.testing.assert_close(compute_latents(pool[:4], noise, pool[order], solver=solver), a)
+    _, b = trace_assignments(noise, pool, solver=solver)
+    torch.testing.assert_close(trace_assignments(noise, pool[order], solver=solver)[1], b[..., order], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_zero_weight_anchor_is_as_if_removed(solver):
+    pool, noise = randn(6, 5), randn(3, 5, seed=1)
+    pool[5] = pool[0]  # on top of another one: the nearest anchor has weight zero, where dividing by a sum of weights gives 0 / 0
+    log_weights = torch.tensor([0.1, 0.0, -1.0, 0.2, 0.0, -math.inf], dtype=torch.float64)
+    got = compute_latents(pool[:3], noise, pool, log_weights=log_weights, solver=solver)
+    torch.testing.assert_close(got, compute_latents(pool[:3], noise, pool[:5], log_weights=log_weights[:5], solver=solver))
+    points, log_probs = trace_assignments(noise, pool, log_weights=log_weights, solver=solver)
+    want_points, want = trace_assignments(noise, pool[:5], log_weights=log_weights[:5], solver=solver)
+    torch.testing.assert_close(points, want_points, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(log_probs[..., :5], want, rtol=1e-7, atol=1e-7)
+    assert (log_probs[..., 5] == -math.inf).all()
+
+
+@pytest.mark.parametrize("solver", ["adams", "euler"])
+def test_one_anchor_gives_the_noise_itself(solver):
+    anchor, noise = randn(1, 5), randn(1, 5, seed=1)
+    torch.testing.assert_close(compute_latents(anchor, noise, solver=solver), noise)
+    torch.testing.assert_close(compute_latents(anchor.expand(3, -1), randn(3, 5), solver=solver), randn(3, 5))
+    removed = torch.full((2,), -math.inf, dtype=torch.float64)
+    got = compute_latents(anchor, noise, randn(2, 5, seed=2), log_weights=removed, include_own=True, solver=solver)
+    torch.testing.assert_close(got, noise)
+
+
+@pytest.mark.parametrize(("solver", "steps"), [("adams", 40), ("dpmsolver++", 100), ("euler", 800)])
+def test_encode_then_decode_returns_to_the_own_anchor(solver, steps):
+    pool = 2 * randn(20, 10)
+    latents = compute_latents(pool, randn(20, 10, seed=1), solver=solver, num_steps=steps)
+    points, log_probs = trace_assignments(latents, pool, torch.arange(20), solver=solver, num_steps=steps)
+    assert log_probs[-1].exp().min() > 0.95
+    torch.testing.assert_close(points, pool, rtol=0, atol=0.1)
+
+
+def test_own_anchor_beside_a_pool_that_holds_it_is_one_zone_of_double_weight():
+    pool, noise = randn(12, 6), randn(12, 6, seed=1)
+    for b in (0, 7):
+        log_weights = torch.zeros(12, dtype=torch.float64)
+        log_weights[b] = math.log(2)
+        want = compute_latents(pool[b : b + 1], noise[:1], pool, log_weights=log_weights)
+        got = compute_latents(pool[b : b + 1], noise[:1], pool, include_own=True)
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_rows_do_not_depend_on_other_rows(solver):
+    pool, anchors, noise = (randn(n, 16, seed=s, dtype=torch.float32) for n, s in ((50, 0), (8, 1), (8, 2)))
+    full = compute_latents(anchors, noise, pool, include_own=True, solver=solver)
+    others = anchors.clone()
+    others[1:] = randn(7, 16, seed=5, dtype=torch.float32)
+    assert torch.equal(compute_latents(others, noise, pool, include_own=True, solver=solver)[0], full[0])
+    alone = compute_latents(anchors[:1], noise[:1], pool, include_own=True, solver=solver)
+    torch.testing.assert_close(alone[0], full[0], rtol=1e-5, atol=1e-5)
+
+
+# Solvers.
+
+
+def solver_errors(solver, steps, pool, noise, reference):
+    return [(compute_latents(pool, noise, solver=solver, num_steps=n) - reference).square().mean().sqrt().item() for n in steps]
+
+
+def test_order_of_convergence():
+    pool, noise = randn(40, 12), randn(40, 12, seed=1)
+    reference = compute_latents(pool, noise, num_steps=1500)
+    coarse, fine = solver_errors("adams", (40, 80), pool, noise, reference)
+    assert 2.5 < math.log2(coarse / fine) < 3.7  # third order
+    coarse, fine = solver_errors("euler", (400, 800), pool, noise, reference)
+    assert 0.8 < math.log2(coarse / fine) < 1.2  # first order; and both converge to the same flow
+    (dpm,) = solver_errors("dpmsolver++", (400,), pool, noise, reference)
+    assert dpm < 5e-3  # it ends at t = 1e-3, so it does not converge to the flow's end point exactly
+
+
+@pytest.mark.parametrize(("n", "d", "scale"), [(64, 24, 1.0), (512, 64, 1.0), (10, 24, 1.0), (300, 200, 0.3)])
+def test_default_solver_is_accurate(n, d, scale):
+    pool = scale * randn(n, d)
+    rows = min(n, 48)
+    noise = randn(rows, d, seed=1)
+    reference = compute_latents(pool[:rows], noise, pool, num_steps=400)
+    rms = [(compute_latents(pool[:rows], noise, pool, num_steps=k) - reference).square().mean().sqrt() for k in (10, 20)]
+    assert rms[0] < 4e-3 and rms[1] < 5e-4
+
+
+@pytest.mark.parametrize("distance", [0.0, 1e-7, 1e-4, 1e-2])
+def test_near_duplicates_stay_gaussian_in_float32(distance):
+    """A prototype with one grid for all rows generated one picture per class from such anchors."""
+    pool = randn(32, 16, dtype=torch.float32)
+    pool = torch.cat([pool, pool[:8] + distance * torch.nn.functional.normalize(randn(8, 16, seed=3, dtype=torch.float32))])
+    anchors = pool.repeat(200, 1)
+    latents = compute_latents(anchors, randn(len(anchors), 16, seed=1, dtype=torch.float32), pool)
+    assert torch.isfinite(latents).all()
+    assert abs(latents.std().item() - 1) < 0.02 and latents.mean(0).abs().max() < 0.06
+
+
+def test_integration_gradients_are_exact():
+    """gradcheck of the integration on a fixed schedule (the Adams grid depends on the anchors, and is a constant in backward)."""
+    anchors, noise, pool = randn(3, 2), randn(3, 2, seed=1), randn(4, 2, seed=2)
+    log_weights = randn(4, seed=3)
+    for inputs in (anchors, noise, pool, log_weights):
+        inputs.requires_grad_()
+    for include_own in (False, True):
+        distance = latent_zones._distances(anchors.detach(), pool.detach())
+        schedule = latent_zones._adams_encode_schedule(distance, None, 5)
+
+        def run(anchors, noise, pool, log_weights, include_own=include_own, schedule=schedule):
+            distance = latent_zones._distances(anchors, pool)
+            return latent_zones._integrate(noise, anchors, pool, distance, log_weights, include_own, schedule, None)[:2]
+
+        assert torch.autograd.gradcheck(run, (anchors, noise, pool, log_weights))
+
+
+@pytest.mark.parametrize("solver", ["euler", "dpmsolver++"])
+def test_gradients_of_the_published_solvers_are_exact(solver):
+    anchors, noise, pool = randn(3, 2).requires_grad_(), randn(3, 2, seed=1).requires_grad_(), randn(4, 2, seed=2).requires_grad_()
+    for include_own in (False, True):
+        assert torch.autograd.gradcheck(
+            lambda a, n, p, own=include_own: compute_latents(a, n, p, include_own=own, solver=solver, num_steps=5),
+            (anchors, noise, pool),
+        )
+    targets = torch.tensor([0, 3, 1])
+    assert torch.autograd.gradcheck(
+        lambda z, p: trace_assignments(z, p, targets, solver=solver, num_steps=5), (noise, pool)
+    )
+
+
+def test_gradients_of_the_default_solver_converge_to_those_of_the_flow():
+    pool, noise, cotangent = randn(12, 6).requires_grad_(), randn(12, 6, seed=1), randn(12, 6, seed=2)
+
+    def grad(**options):
+        return torch.autograd.grad((compute_latents(pool, noise, **options) * cotangent).sum(), pool)[0]
+
+    reference = grad(solver="euler", num_steps=1000)
+    assert (grad(num_steps=20) - reference).norm() < 0.02 * reference.norm()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_gradients_are_finite_with_duplicates(solver):
+    pool = randn(6, 4, dtype=torch.float32)
+    pool[1] = pool[0]
+    pool = pool.requires_grad_()
+    latents = compute_latents(pool, randn(6, 4, seed=1, dtype=torch.float32), solver=solver)
+    _, log_probs = trace_assignments(latents, pool, torch.arange(6), solver=solver)
+    alignment_loss(log_probs, reduction="log_prob").backward()
+    assert torch.isfinite(pool.grad).all() and pool.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("include_own", [False, True])
+def test_nothing_of_the_size_of_all_pairs_times_dimensions_is_kept(include_own):
+    rows, n, d = 24, 40, 16
+    anchors, noise, pool = randn(rows, d).requires_grad_(), randn(rows, d, seed=1), randn(n, d, seed=2).requires_grad_()
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+        latents = compute_latents(anchors, noise, pool, include_own=include_own)
+        trace_assignments(latents, pool, torch.arange(rows))
+    assert len(sizes) > 40 and max(sizes) <= rows * (n + 1)
+
+
+def test_computes_in_float32_whatever_autocast_says():
+    pool, noise = randn(16, 8, dtype=torch.float32), randn(16, 8, seed=1, dtype=torch.float32)
+    want = compute_latents(pool, noise)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = compute_latents(pool, noise)
+        points, log_probs = trace_assignments(noise, pool)
+    assert torch.equal(got, want)
+    assert points.dtype == log_probs.dtype == torch.float32
+    assert compute_latents(pool.bfloat16(), noise.bfloat16()).dtype == torch.float32
+    assert compute_latents(pool.double(), noise).dtype == torch.float64
+
+
+# Alignment loss.
+
+
+def test_alignment_loss_against_a_loop():
+    log_probs = randn(10, 4) - 3
+    for cutoff, first in ((0.0, 0), (0.2, 2), (0.75, 7), (0.99, 9)):
+        best = [max(log_probs[k, b].item() for k in range(first, 10)) for b in range(4)]
+        torch.testing.assert_close(alignment_loss(log_probs, cutoff).item(), -sum(map(math.exp, best)) / 4)
+        torch.testing.assert_close(alignment_loss(log_probs, cutoff, "log_prob").item(), -sum(best) / 4)
+
+
+def test_alignment_loss_is_finite_for_impossible_targets():
+    log_probs = torch.full((5, 3), -1000.0, requires_grad=True)
+    loss = alignment_loss(log_probs, reduction="log_prob")
+    loss.backward()
+    assert loss.item() == 1000 and torch.isfinite(log_probs.grad).all()
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("match", "arguments"),
+    [
+        ("anchors", {"anchors": torch.zeros(3)}),
+        ("anchors", {"anchors": torch.zeros(3, 2, dtype=torch.int64)}),
+        ("anchors", {"anchors": torch.zeros(0, 2)}),
+        ("noise", {"noise": torch.zeros(2, 2)}),
+        ("noise", {"noise": torch.zeros(3, 5)}),
+        ("pool", {"pool": torch.zeros(4, 3)}),
+        ("pool", {"include_own": True}),
+        ("log_weights", {"log_weights": torch.zeros(4)}),
+        ("log_weights", {"log_weights": torch.full((3,), -math.inf)}),
+        ("solver", {"solver": "heun"}),
+        ("num_steps", {"num_steps": 0}),
+    ],
+)
+def test_compute_latents_names_what_is_wrong(match, arguments):
+    with pytest.raises(ValueError, match=f"`{match}"):
+        compute_latents(**{"anchors": torch.zeros(3, 2), "noise": torch.zeros(3, 2), **arguments})
+
+
+@pytest.mark.parametrize(
+    ("match", "arguments"),
+    [
+        ("latents", {"latents": torch.zeros(3)}),
+        ("pool", {"pool": torch.zeros(4, 3)}),
+        ("targets", {"targets": torch.zeros(4, dtype=torch.int64)}),
+        ("targets", {"targets": torch.zeros(3)}),
+        ("log_weights", {"log_weights": torch.full((4,), -math.inf)}),
+        ("solver", {"solver": "rk4"}),
+        ("num_steps", {"num_steps": 0}),
+    ],
+)
+def test_trace_assignments_names_what_is_wrong(match, arguments):
+    with pytest.raises(ValueError, match=f"`{match}"):
+        trace_assignments(**{"latents": torch.zeros(3, 2), "pool": torch.zeros(4, 2), **arguments})
+
+
+def test_alignment_loss_names_what_is_wrong():
+    with pytest.raises(ValueError, match="`log_probs`.*targets"):
+        alignment_loss(torch.zeros(3, 2, 5))
+    with pytest.raises(ValueError, match="`step_cutoff`"):
+        alignment_loss(torch.zeros(3, 2), step_cutoff=1.0)
+    with pytest.raises(ValueError, match="`reduction`"):
+        alignment_loss(torch.zeros(3, 2), reduction="sum")
+
+
+def test_one_step_is_enough_for_every_solver():
+    for solver in SOLVERS:
+        latents = compute_latents(randn(4, 3), randn(4, 3, seed=1), solver=solver, num_steps=1)
+        assert torch.isfinite(latents).all()
+        assert trace_assignments(latents, randn(4, 3), solver=solver, num_steps=1)[1].shape == (1, 4, 4)

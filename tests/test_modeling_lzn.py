@@ -1,0 +1,285 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""LZNModel and LZNForImageClassification: losses against their formulas, loading, and what a prediction may depend on."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lzn_hf import LZNConfig, LZNForImageClassification, LZNModel, latent_zones
+from lzn_hf.modeling_lzn import log_label_frequencies
+
+
+def tiny_config(**changes):
+    sizes = {"base_channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1, "attention_resolutions": [], "dropout": 0.1}
+    options = {f"{part}_{name}": value for part in ("encoder", "decoder") for name, value in sizes.items()}
+    options |= {"encoder_tap_channels": 2, "encoder_tap_hidden_dim": 8, "latent_num_steps": 8, "alignment_num_steps": 10}
+    return LZNConfig(**{**options, "image_size": 8, "num_channels": 1, "latent_dim": 6, "num_labels": 3, **changes})
+
+
+def perturbed(model):
+    """Fresh output layers are almost zero; noise on the weights makes every path count."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def model():
+    return perturbed(LZNModel(tiny_config())).eval()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(12, 1, 8, 8) * 2 - 1
+
+
+@pytest.fixture
+def labels():
+    return torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
+
+
+def draws(images, latent_dim=6):
+    return {"noise": torch.randn(len(images), latent_dim), "sample_noise": torch.randn_like(images), "timesteps": torch.rand(len(images))}
+
+
+# Losses.
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("reduction", ["prob", "log_prob"])
+def test_losses_are_those_of_the_formulas(images, labels, training, reduction):
+    weights = {"alignment_weight": 0.7, "reconstruction_weight": 1.3}
+    config = tiny_config(encoder_dropout=0.0, decoder_dropout=0.0, alignment_reduction=reduction, **weights)
+    model = perturbed(LZNModel(config)).train(training)
+    given = draws(images)
+    output = model(images, labels, **given)
+
+    anchors = model.get_image_anchors(images)
+    latents = latent_zones.compute_latents(anchors, given["noise"], num_steps=8)
+    torch.testing.assert_close(output.latents, latents)
+    t = given["timesteps"].view(-1, 1, 1, 1)
+    velocity = model.decoder(t * images + (1 - t) * given["sample_noise"], given["timesteps"], latents, labels)
+    reconstruction = ((images - given["sample_noise"] - velocity) ** 2).mean()
+    torch.testing.assert_close(output.reconstruction_loss, reconstruction)
+    frequencies = torch.tensor([6, 4, 2]) / 12 if training else torch.ones(3)  # frequencies are training's alone
+    _, log_probs = latent_zones.trace_assignments(
+        latents, model.label_anchors, labels, log_weights=frequencies.log(), num_steps=10
+    )
+    alignment = latent_zones.alignment_loss(log_probs, 0.2, reduction)
+    torch.testing.assert_close(output.alignment_loss, alignment, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.loss, 1.3 * reconstruction + 0.7 * alignment, rtol=1e-4, atol=1e-5)
+    assert output.label_log_probs.shape == (10, 12)
+
+
+def test_every_parameter_gets_a_gradient(model, images, labels):
+    model.train()(images, labels).loss.backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(p.grad.abs().max() > 0 for p in (model.label_anchors, *model.decoder.parameters()))
+
+
+def test_label_frequencies():
+    got = log_label_frequencies(torch.tensor([0, 0, 2, 0]), 4)
+    assert got.exp().tolist() == [0.75, 0.0, 0.25, 0.0]
+
+
+def test_a_label_absent_from_the_batch_is_no_nan(model, images):
+    output = model.train()(images, torch.tensor([0, 1] * 6))
+    output.loss.backward()
+    assert torch.isfinite(output.loss) and torch.isfinite(model.label_anchors.grad).all()
+
+
+def test_a_model_without_labels_has_the_reconstruction_loss_alone(images):
+    model = LZNModel(tiny_config(num_labels=0))
+    assert model(images).loss is None
+    output = model(images, return_loss=True)
+    assert output.alignment_loss is None and torch.equal(output.loss, output.reconstruction_loss)
+    with pytest.raises(ValueError, match="no labels"):
+        model.get_label_latents(torch.tensor([0]))
+    with pytest.raises(ValueError, match="no labels"):
+        model.predict_velocity(images, 0.5, torch.randn(12, 6), labels=torch.zeros(12, dtype=torch.int64))
+
+
+def test_generator_fixes_the_draws(model, images, labels):
+    first, second, third = (model(images, labels, generator=torch.Generator().manual_seed(s)).loss for s in (0, 0, 1))
+    assert first == second and first != third
+
+
+def test_output_order_and_tuple(model, images, labels):
+    assert model(images)[0].shape == (12, model.encoder.feature_dim)  # what pipeline("image-feature-extraction") takes
+    output = model(images, labels, **draws(images))
+    assert list(output) == [
+        *("loss", "reconstruction_loss", "alignment_loss", "embeddings", "pooler_output", "anchors", "latents", "label_log_probs")
+    ]
+    assert len(model(images, return_dict=False)) == 3
+
+
+def test_gradient_checkpointing_can_be_switched(model, images, labels):
+    given, grads = draws(images), []
+    for switch in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
+        switch()
+        assert model.decoder.gradient_checkpointing is (len(grads) == 1)
+        torch.manual_seed(0)
+        model.zero_grad()
+        model.train()(images, labels, **given).loss.backward()
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_zones_are_float32_under_autocast(model, images, labels):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(images, labels)
+    assert output.embeddings.dtype == torch.bfloat16
+    assert output.anchors.dtype == output.latents.dtype == torch.float32
+    assert output.label_log_probs.dtype == output.loss.dtype == torch.float32
+
+
+# Inference.
+
+
+def test_features_and_anchors(model, images):
+    assert model.get_image_features(images).shape == (12, model.encoder.feature_dim)
+    assert torch.equal(model.get_image_features(images), model(images).pooler_output)
+    assert torch.equal(model.get_image_anchors(images), model(images).anchors)
+
+
+def test_image_latents_and_their_pool(model, images):
+    noise, anchors = torch.randn(12, 6), model.get_image_anchors(images)
+    with pytest.raises(ValueError, match="set_reference_anchors"):
+        model.get_image_latents(images[:1])
+    among_each_other = latent_zones.compute_latents(anchors, noise, num_steps=8)
+    torch.testing.assert_close(model.get_image_latents(images, noise), among_each_other)
+
+    pool = torch.randn(5, 6)
+    want = latent_zones.compute_latents(anchors, noise, pool, include_own=True, num_steps=8)
+    torch.testing.assert_close(model.get_image_latents(images, noise, pool), want)
+    model.set_reference_anchors(pool)
+    torch.testing.assert_close(model.get_image_latents(images, noise), want)
+    torch.testing.assert_close(model.get_image_latents(images[3:4], noise[3:4]), want[3:4], rtol=1e-5, atol=1e-5)
+    a, b = (model.get_image_latents(images, generator=torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(a, b) and not torch.allclose(a, want)
+
+
+def test_label_latents_lie_in_their_zones(model):
+    labels = torch.arange(3).repeat(50)
+    latents = model.get_label_latents(labels)
+    assert (model.classify_latents(latents).argmax(-1) == labels).float().mean() > 0.9
+    torch.testing.assert_close(model.classify_latents(latents).exp().sum(-1), torch.ones(150))
+
+
+@pytest.mark.parametrize("num_draws", [0, 4])
+def test_a_prediction_depends_on_its_image_alone(model, images, num_draws):
+    model.set_reference_anchors(model.get_image_anchors(images))
+    model.config.num_prediction_draws = num_draws
+    log_probs = model.classify_images(images)
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(12))
+    others = torch.rand_like(images) * 2 - 1
+    others[5] = images[5]
+    assert torch.equal(model.classify_images(others)[5], log_probs[5])  # the same shapes: to the bit
+    torch.testing.assert_close(model.classify_images(images[5:6])[0].exp(), log_probs[5].exp(), rtol=0, atol=1e-5)
+
+
+def test_prediction_draws_average_probabilities(model, images):
+    model.set_reference_anchors(model.get_image_anchors(images))
+    model.config.num_prediction_draws = 3
+    noise = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    each = [model.classify_latents(model.get_image_latents(images, n.expand(12, -1))).exp() for n in noise]
+    torch.testing.assert_close(model.classify_images(images).exp(), torch.stack(each).mean(0), rtol=1e-4, atol=1e-6)
+    model.config.num_prediction_draws = 0
+    middle = model.classify_latents(model.get_image_latents(images, torch.zeros(12, 6)))
+    torch.testing.assert_close(model.classify_images(images), middle)
+
+
+def test_velocity_takes_the_label_of_the_zone(model, images):
+    latents = model.get_label_latents(torch.arange(3).repeat(4))
+    zone_labels = model.classify_latents(latents).argmax(-1)
+    velocity = model.predict_velocity(images, 0.3, latents)
+    torch.testing.assert_close(velocity, model.predict_velocity(images, torch.full((12,), 0.3), latents, zone_labels))
+    assert not torch.allclose(velocity, model.predict_velocity(images, 0.3, latents, (zone_labels + 1) % 3))
+
+
+# Loading and saving.
+
+
+def same_weights(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_save_and_reload_as_every_class(model, images, tmp_path):
+    model.set_reference_anchors(model.get_image_anchors(images))
+    model.save_pretrained(tmp_path / "base")
+    assert same_weights(LZNModel.from_pretrained(tmp_path / "base"), model)
+    classifier = LZNForImageClassification.from_pretrained(tmp_path / "base")
+    assert same_weights(classifier.lzn, model)
+    torch.testing.assert_close(classifier(images).logits, model.classify_images(images))
+    classifier.save_pretrained(tmp_path / "head")
+    assert same_weights(LZNModel.from_pretrained(tmp_path / "head"), model)
+
+
+def test_initialisation_survives_from_pretrained(model, tmp_path):
+    """Weights missing from a checkpoint get the layers' own initialisation, not transformers' normal(0, 0.02) or old memory.
+
+    transformers calls `_init_weights` only on modules that own a missing parameter themselves, so a block cannot do it for its layers.
+    """
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("decoder.") and k != "label_anchors"}
+    model.save_pretrained(tmp_path, state_dict=state)
+    torch.manual_seed(0)
+    loaded = LZNModel.from_pretrained(tmp_path)
+    torch.manual_seed(0)
+    fresh = LZNModel(tiny_config())
+    assert all(torch.equal(loaded.state_dict()[k], v) for k, v in state.items())
+    for name, parameter in loaded.decoder.named_parameters():
+        if parameter.numel() > 1:
+            torch.testing.assert_close(
+                parameter.std(), fresh.get_parameter(f"decoder.{name}").std(), rtol=0.7, atol=1e-9
+            )
+    images = torch.randn(4, 1, 8, 8)
+    assert loaded.decoder(images, torch.rand(4), torch.randn(4, 6), torch.zeros(4, dtype=torch.int64)).abs().max() < 1e-3
+    assert 0.5 < loaded.label_anchors.std() < 1.5
+    assert 0.5 < LZNModel(tiny_config(label_anchor_std=3.0)).label_anchors.std() / 3 < 1.5
+
+
+def test_reference_anchors_are_checked(model):
+    with pytest.raises(ValueError, match=r"`anchors` must have shape \(N, 6\)"):
+        model.set_reference_anchors(torch.zeros(3, 5))
+    with pytest.raises(ValueError, match="`anchors` must be finite"):
+        model.set_reference_anchors(torch.full((3, 6), float("nan")))
+    assert model.reference_anchors is None and model.config.num_reference_anchors == 0
+
+
+def test_classifier_loss(model, images, labels):
+    model.set_reference_anchors(model.get_image_anchors(images))
+    classifier = LZNForImageClassification(model.config).eval()
+    classifier.lzn.load_state_dict(model.state_dict())
+    output = classifier(images, labels)
+    torch.testing.assert_close(output.loss, F.nll_loss(output.logits, labels))
+    assert classifier(images, return_dict=False)[0].shape == (12, 3)
+
+
+# Errors.
+
+
+def test_bad_input_is_named(model, images, labels):
+    with pytest.raises(ValueError, match=r"`pixel_values` must have shape \(batch, 1, 8, 8\).*LZNImageProcessor"):
+        model(images[..., :4])
+    with pytest.raises(ValueError, match="`pixel_values` must have shape"):
+        model(images.repeat(1, 3, 1, 1))
+    broken = images.clone()
+    broken[2, 0, 1, 1] = float("nan")
+    with pytest.raises(ValueError, match="`pixel_values` must be finite"):
+        model.get_image_features(broken)
+    with pytest.raises(ValueError, match=r"`labels` must be in 0..2, got 0..3"):
+        model(images, torch.tensor([3] + [0] * 11))
+    with pytest.raises(ValueError, match=r"`labels` must be in 0..2, got -1..-1"):
+        model.get_label_latents(torch.tensor([-1]))
+    with pytest.raises(ValueError, match="`labels` must be int64 of shape"):
+        model(images, labels[:5])
+    with pytest.raises(ValueError, match="`labels` are needed"):
+        model(images, return_loss=True)
+    with pytest.raises(ValueError, match="at least 2 images"):
+        model(images[:1], labels[:1])
+    with pytest.raises(ValueError, match="`latents` are needed"):
+        model.predict_velocity(images, 0.5)
+    with pytest.raises(ValueError, match="reference anchors"):
+        model.classify_images(images)

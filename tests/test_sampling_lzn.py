@@ -1,0 +1,208 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from diffusers import (
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    UniPCMultistepScheduler,
+)
+
+from lzn_hf.sampling_lzn import (
+    check_scheduler,
+    default_scheduler,
+    integrate_velocity,
+    run_scheduler,
+    set_timesteps,
+    slerp,
+)
+
+
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+SCHEDULERS = {
+    "default": default_scheduler,
+    "unipc2": lambda: UniPCMultistepScheduler(**FLOW),
+    "dpm2": lambda: DPMSolverMultistepScheduler(**FLOW),
+    "dpm3": lambda: DPMSolverMultistepScheduler(solver_order=3, **FLOW),
+    "euler": FlowMatchEulerDiscreteScheduler,
+    "heun": FlowMatchHeunDiscreteScheduler,
+}
+MEAN, STD = 0.3, 0.5
+
+
+def gaussian_velocity(x: torch.Tensor, t: float) -> torch.Tensor:
+    """E[data - noise | x_t = x] for data ~ N(MEAN, STD²): its flow takes noise e to MEAN + STD e."""
+    variance = (t * STD) ** 2 + (1 - t) ** 2
+    residual = (x - t * MEAN) / variance
+    return MEAN + t * STD**2 * residual - (1 - t) * residual
+
+
+def mixture_velocity(means: torch.Tensor, std: float):
+    """The same for a mixture of N(means[i], std²), equally weighted."""
+
+    def velocity(x: torch.Tensor, t: float) -> torch.Tensor:
+        rows = x.flatten(1).double()
+        variance = (t * std) ** 2 + (1 - t) ** 2
+        logits = (t * rows @ means.T - t**2 * means.square().sum(1) / 2) / variance
+        mean = logits.softmax(1) @ means
+        residual = (rows - t * mean) / variance
+        return (mean + t * std**2 * residual - (1 - t) * residual).view_as(x).to(x.dtype)
+
+    return velocity
+
+
+# ---------------------------------------------------------------- schedulers of diffusers
+
+
+@pytest.mark.parametrize(
+    "name, steps, bound",
+    [("default", 20, 0.008), ("unipc2", 20, 0.008), ("dpm2", 20, 0.01), ("dpm3", 20, 0.01)]
+    + [("euler", 100, 0.02), ("heun", 20, 0.004)],
+)
+def test_scheduler_solves_the_gaussian_flow(name, steps, bound):
+    noise = torch.randn(50, 1, 4, 4)
+    error = run_scheduler(SCHEDULERS[name](), steps, gaussian_velocity, noise) - (MEAN + STD * noise)
+    assert error.square().mean().sqrt() < bound
+
+
+def test_euler_is_plain_euler_on_a_uniform_grid():
+    noise = torch.randn(5, 1, 4, 4)
+    expected = integrate_velocity(gaussian_velocity, noise, torch.linspace(0, 1, 8).tolist(), method="euler")
+    actual = run_scheduler(FlowMatchEulerDiscreteScheduler(), 7, gaussian_velocity, noise)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
+def test_default_is_the_most_accurate_at_equal_cost():
+    from sklearn.datasets import load_digits
+
+    velocity = mixture_velocity(torch.tensor(load_digits().data / 8 - 1), std=0.2)
+    noise = torch.randn(64, 1, 8, 8)
+    exact = integrate_velocity(velocity, noise.double(), torch.linspace(0, 1, 401).tolist())
+    error = {}
+    for name, make in SCHEDULERS.items():
+        images = run_scheduler(make(), 10 if name == "heun" else 20, velocity, noise)
+        error[name] = (images - exact).square().mean().sqrt().item()
+    assert min(error, key=error.get) == "default" and error["default"] < 0.02, error
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 50])
+def test_times(name, steps):
+    """The velocity is asked for at the times that its samples are at, and the scheduler ends at t = 1 exactly."""
+    times = []
+
+    def velocity(x, t):  # of data = 2 and noise = 1, exactly on the way between them
+        times.append(t)
+        torch.testing.assert_close(x, torch.full_like(x, 1 + t), atol=2e-3, rtol=0)
+        return torch.ones_like(x)
+
+    data = run_scheduler(SCHEDULERS[name](), steps, velocity, torch.ones(1, 1, 2, 2))
+    torch.testing.assert_close(data, torch.full_like(data, 2.0), atol=2e-3, rtol=0)
+    assert len(times) == (2 * steps - 1 if name == "heun" else steps)
+    assert times == sorted(times) and 0 <= times[0] < 2e-3 and times[-1] < 1
+    assert times == set_timesteps(SCHEDULERS[name](), steps, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["default", "dpm2"])
+def test_more_steps_than_there_are_integer_timesteps(name):
+    """The timesteps of these are rounded to integers, so some come twice; the steps must not."""
+    data = run_scheduler(SCHEDULERS[name](), 1500, lambda x, t: torch.ones_like(x), torch.ones(1, 1, 2, 2))
+    torch.testing.assert_close(data, torch.full_like(data, 2.0), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_scheduler_can_be_used_again(name):
+    """A run leaves nothing behind for the next one, also with another number of steps or after one that was cut off."""
+    scheduler, noise = SCHEDULERS[name](), torch.randn(2, 1, 4, 4)
+    first = run_scheduler(scheduler, 6, gaussian_velocity, noise)
+    run_scheduler(scheduler, 3, gaussian_velocity, noise[:1])
+
+    def interrupted(x, t):
+        if t > 0.5:
+            raise KeyboardInterrupt
+        return gaussian_velocity(x, t)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_scheduler(scheduler, 6, interrupted, noise)
+    assert torch.equal(run_scheduler(scheduler, 6, gaussian_velocity, noise), first)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_supported_schedulers_pass_the_check(name):
+    check_scheduler(SCHEDULERS[name]())
+
+
+@pytest.mark.parametrize(
+    "scheduler, message",
+    [
+        (DDPMScheduler(), "flow-matching one .*UniPC.*, got DDPMScheduler"),
+        (FlowMatchLCMScheduler(), "got FlowMatchLCMScheduler"),
+        (None, "got NoneType"),
+        (UniPCMultistepScheduler(), "prediction_type='flow_prediction', use_flow_sigmas=True"),
+        (DPMSolverMultistepScheduler(prediction_type="flow_prediction"), r"\(use_flow_sigmas=True\)"),
+        (DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", **FLOW), "algorithm_type='dpmsolver"),
+        (UniPCMultistepScheduler(final_sigmas_type="sigma_min", **FLOW), "final_sigmas_type='zero'"),
+        (UniPCMultistepScheduler(use_karras_sigmas=True, **FLOW), "use_karras_sigmas=False"),
+        (FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), "stochastic_sampling=False"),
+        (FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "invert_sigmas=False"),
+        (FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), "use_dynamic_shifting=False"),
+    ],
+)
+def test_other_schedulers_do_not(scheduler, message):
+    with pytest.raises(ValueError, match=message):
+        check_scheduler(scheduler)
+
+
+# ---------------------------------------------------------------- both ways
+
+
+@pytest.mark.parametrize("method, order", [("euler", 1), ("heun", 2)])
+def test_order_of_convergence(method, order):
+    noise = torch.randn(20, 3, dtype=torch.float64)
+    errors = []
+    for steps in (40, 80):
+        times = torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
+        data = integrate_velocity(gaussian_velocity, noise, times, method)
+        errors.append((data - MEAN - STD * noise).norm())
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
+
+
+def test_there_and_back():
+    data = torch.randn(20, 3, dtype=torch.float64)
+    errors = []
+    for steps in (20, 40):
+        times = torch.linspace(1, 0, steps + 1).tolist()
+        noise = integrate_velocity(gaussian_velocity, data, times)
+        torch.testing.assert_close(noise, (data - MEAN) / STD, atol=0.01, rtol=0)
+        errors.append((integrate_velocity(gaussian_velocity, noise, times[::-1]) - data).abs().max())
+    assert errors[1] < errors[0] / 3 and errors[1] < 1e-3
+
+
+def test_integrate_velocity_errors():
+    with pytest.raises(ValueError, match="`method` must be 'heun' or 'euler', got 'rk4'"):
+        integrate_velocity(gaussian_velocity, torch.zeros(1), [0, 1], method="rk4")
+    with pytest.raises(ValueError, match="at least two times, got 1"):
+        integrate_velocity(gaussian_velocity, torch.zeros(1), [0])
+
+
+def test_slerp():
+    a, b = torch.randn(2, 3, 50, 50).unbind()
+    assert torch.equal(slerp(a, b, 0.0), a) and torch.equal(slerp(a, b, 1.0), b)
+    torch.testing.assert_close(slerp(a, b, 0.3), slerp(b, a, 0.7))
+    for weight in (0.25, 0.5):  # of Gaussian noise again, while a straight line would shrink it
+        assert slerp(a, b, weight).std() == pytest.approx(1, abs=0.03)
+    assert torch.lerp(a, b, 0.5).std() < 0.75
+    angle = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    torch.testing.assert_close(slerp(*angle, 0.5), torch.full((2,), 0.5**0.5))
+
+
+@pytest.mark.parametrize("b", [[1.0, 2.0], [2.0, 4.0], [-1.0, -2.0]])
+def test_slerp_without_a_great_circle_is_straight(b):
+    a, b = torch.tensor([1.0, 2.0]), torch.tensor(b)
+    torch.testing.assert_close(slerp(a, b, 0.25), 0.75 * a + 0.25 * b)
