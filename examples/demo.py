@@ -47,6 +47,7 @@ from lzn_hf.plotting_lzn import comparison_grid, image_grid, plot_zones
 from lzn_hf.training_arguments_lzn import write_json
 
 
+RESULTS = ("metrics.json", "samples.png", "reconstructions.png", "zones.png")
 IMAGES_PER_LABEL = 100
 SHOWN_PER_LABEL = 20
 NUM_RECONSTRUCTIONS = 100  # test images; 40 of them are shown
@@ -94,12 +95,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     (args,) = HfArgumentParser(DemoArguments, description=__doc__).parse_args_into_dataclasses(argv)
     started, output_dir = time.perf_counter(), Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    for name in (
-        "metrics.json",
-        "samples.png",
-        "reconstructions.png",
-        "zones.png",
-    ):  # model/ is replaced by the training
+    for name in RESULTS:  # model/ is replaced by the training
         (output_dir / name).unlink(missing_ok=True)
 
     train(args, output_dir / "model")
@@ -217,7 +213,7 @@ def evaluate(model_dir: Path, seed: int) -> tuple[dict[str, float], dict[str, An
             solver=model.config.alignment_solver,
             num_steps=model.config.alignment_num_steps,
             title="Latent zones of handwritten digits",
-            what="held-out digits, under prior noise",
+            what="held-out digits, each at a random place in the zone of its own anchor",
         ),
     }
     return numbers, pictures
@@ -230,20 +226,17 @@ def to_signed(images: Tensor) -> Tensor:
 
 def summary(metrics: dict[str, Any], output_dir: Path) -> str:
     """The numbers with their targets, and where the files are."""
-    lines = ["", f"{'':38} {'got':>8}  {'target':<16}"]
+    lines = ["", f"{'':38} {'got':>9}  {'target':<16}"]
     for name, meaning in MEANINGS.items():
         low, high = TARGETS.get(name, (None, None))
         target = verdict = ""
         if low is not None:
             target = f"{low:g} to {high:g}"
             verdict = "met" if low <= metrics[name] <= high else "MISSED"
-        lines.append(f"{name:38} {metrics[name]:8.4f}  {target:<14} {verdict:<7} {meaning}")
+        lines.append(f"{name:38} {metrics[name]:9.4g}  {target:<14} {verdict:<7} {meaning}")
     seconds = ", ".join(f"{name} {value:.0f}" for name, value in metrics["seconds"].items())
     lines += ["", f"Seconds: {seconds}", "Files:"]
-    lines += [
-        f"  {output_dir / name}"
-        for name in ("model", "metrics.json", "samples.png", "reconstructions.png", "zones.png")
-    ]
+    lines += [f"  {output_dir / name}" for name in ("model", *RESULTS)]
     return "\n".join(lines)
 
 

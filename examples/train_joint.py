@@ -1,10 +1,10 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 """Train one model that generates, classifies and embeds images: a joint Latent Zoning Network (arXiv 2509.15591).
 
-    accelerate launch examples/train_joint.py                                      # digits, minutes on a CPU
-    accelerate launch examples/train_joint.py --preset cifar10 --dry_run           # the published settings: print, do not train
+    accelerate launch examples/train_joint.py                             # digits, minutes on a CPU
+    accelerate launch examples/train_joint.py --preset cifar10 --dry_run  # the published settings: print, do not train
     accelerate launch examples/train_joint.py --data_dir my_images --image_size 32 --output_dir outputs/mine
-    accelerate launch examples/train_joint.py --model_name_or_path outputs/mine --data_dir others --output_dir outputs/tuned
+    accelerate launch examples/train_joint.py --model_name_or_path outputs/mine --data_dir others --output_dir tuned
 
 `examples/README.md` explains data folders, several processes, resuming and fine-tuning.
 """
@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,11 +31,11 @@ from lzn_hf.checkpoints_lzn import (
     JSONLinesTracker,
     check_resume,
     create_hub_repo,
+    files_of,
     find_checkpoint,
     load_checkpoint,
     prepare_output_dir,
     save_checkpoint,
-    temporary_folder,
     upload_model,
 )
 from lzn_hf.data_lzn import ImageData, to_pixel_values
@@ -112,15 +111,11 @@ ARGUMENTS = {"model": ModelArguments, "data": DataArguments, "training": RunArgu
 
 
 def main(argv: Sequence[str] | None = None) -> Path | None:
-    """Trains by the command line `argv` (None: that of the process). Returns the model folder, or None for a dry run."""
+    """Trains by the command line `argv` (None: the process's own). Returns the model folder, None for a dry run."""
     # 1. Settings, data, model: check everything before anything is written.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    model_args, data_args, run, joint = parse_arguments(
-        ARGUMENTS,
-        presets_dir=Path(__file__).resolve().parent / "presets",
-        argv=argv,
-        description=__doc__,
-    )
+    presets_dir = Path(__file__).resolve().parent / "presets"
+    model_args, data_args, run, joint = parse_arguments(ARGUMENTS, presets_dir, argv, description=__doc__)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for each request to the Hub
     transformers.utils.logging.disable_progress_bar()  # of writing weights, in the middle of the bar of the training
     tracker = JSONLinesTracker(Path(run.output_dir) / METRICS_FILE)
@@ -147,10 +142,11 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
 
     # 2. Optimisation: each part has its own learning rate and its own moving average.
     output_dir = prepare_output_dir(accelerator, run)
-    optimizer = torch.optim.Adam(
+    groups = (
         {"name": name, "params": parameters, "lr": getattr(joint, f"{name}_learning_rate")}
         for name, parameters in model_parts(model).items()
     )
+    optimizer = torch.optim.Adam(groups, fused=True)
     scheduler = make_scheduler(optimizer, run)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     plain = accelerator.unwrap_model(model)  # the same weights without the wrapper of several processes
@@ -174,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     plain.train()
     while step < run.max_train_steps:
         if not decoder_is_frozen and joint.decoder_train_steps is not None and step >= joint.decoder_train_steps:
-            model, optimizer = freeze_part(accelerator, model, optimizer, "decoder")
+            model = freeze_part(accelerator, model, optimizer, "decoder")
             decoder_is_frozen = True
         for micro_batch in range(run.gradient_accumulation_steps):
             batch = next(batch_iterator)
@@ -227,15 +223,13 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
                 metrics=evaluation,
                 settings=settings,
                 parameters=plain.num_parameters(),
-                hub_dataset=None if data_args.data_dir or data.name == "digits" else data_args.dataset_name,
+                hub_dataset=data_args.hub_dataset,
             )
-            with temporary_folder(output_dir, "final") as folder:
+            with files_of(output_dir) as folder:
                 LZNPipeline.from_model(plain).save_pretrained(folder)
                 card.save(folder / "README.md")
                 write_json(folder / SETTINGS_FILE, settings)
                 save_samples(plain, folder / "samples.png", joint, run.seed)
-                for path in folder.iterdir():
-                    os.replace(path, output_dir / path.name)
             logger.info(f"Saved the model to {output_dir}: {evaluation}")
             if run.push_to_hub:
                 logger.info(f"Uploaded the model to {upload_model(output_dir, model_id)}")
@@ -244,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
 
 
 def step_metrics(model: LZNModel, output: LZNOutput, labels: Tensor) -> dict[str, Tensor | None]:
-    """The loss, its parts, and how the latents are: they should have mean 0, standard deviation 1 and lie in the zones of their labels."""
+    """The loss and its parts; and the latents, which should have mean 0, std 1 and lie in their labels' zones."""
     with torch.no_grad():
         assigned = model.classify_latents(output.latents.detach()).argmax(-1)
     return {

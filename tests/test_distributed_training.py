@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Two real processes (gloo): together they must do what one process does on the joined batch, and agree with each other."""
+"""Two real processes (gloo): together they must do what one does on the joined batch, and agree with each other."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_two_processes_have_the_gradient_of_one_on_the_joined_batch(tmp_path):
 
 
 def train_with_trouble(accelerator) -> list[dict[str, dict[str, Tensor]]]:
-    """Weights and averages after each of five steps. Step 2 has a NaN on the last process only; the decoder is frozen before step 4."""
+    """Weights and averages after each of five steps: step 2 has a NaN on the last process, step 4 a frozen decoder."""
     model = double_model()
     optimizer = torch.optim.Adam({"params": parameters, "lr": 1e-2} for parameters in model_parts(model).values())
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -124,8 +124,8 @@ def train_with_trouble(accelerator) -> list[dict[str, dict[str, Tensor]]]:
     guard, history = NonFiniteGuard(3), []
     for step in (1, 2, 3, 4, 5):
         if step == 4:
-            model, optimizer = freeze_part(accelerator, model, optimizer, "decoder")
-            assert len(accelerator._models) == 1
+            model = freeze_part(accelerator, model, optimizer, "decoder")
+            assert len(accelerator._models) == 1 and accelerator._optimizers == [optimizer]
         loss = model(**share_of_batch(accelerator)).loss
         if step == 2 and accelerator.is_last_process:
             loss = loss * float("nan")
@@ -217,10 +217,11 @@ def test_metrics_and_accuracy_are_those_of_all_processes(tmp_path):
 
 def test_the_script_on_two_processes(tmp_path):
     data = write_image_folder(tmp_path / "images")
-    flags = f"""--data_dir {data} --total_batch_size 8 --num_reference_anchors 9 --samples_per_label 1 --num_inference_steps 1
-        --config_overrides latent_dim=6 encoder_base_channels=8 encoder_channel_multipliers=[1] encoder_num_res_blocks=1
-        decoder_base_channels=8 decoder_channel_multipliers=[1] decoder_num_res_blocks=1
-        --warmup_steps 0 --logging_steps 1 --checkpointing_steps 2 --decoder_train_steps 3 --eval_steps 3""".split()
+    preset = Path(__file__).with_name("toy_preset.json")
+    flags = (
+        f"--preset {preset} --data_dir {data} --total_batch_size 8 --num_reference_anchors 9 --logging_steps 1".split()
+    )
+    flags += "--checkpointing_steps 2 --decoder_train_steps 3 --eval_steps 3".split()
 
     # Five steps as users start them, ...
     command = [

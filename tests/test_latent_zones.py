@@ -32,7 +32,9 @@ def published_velocity(x, tau, anchors, weights):
     # The published code takes the maximum before the weights, and divides 0 by 0 beside an anchor of weight zero.
     largest = max(value for value, w in zip(logs, weights, strict=True) if w > 0)
     p = [w * math.exp(value - largest) if w > 0 else 0.0 for value, w in zip(logs, weights, strict=True)]
-    return sum(p_i * (e - a) for p_i, e, a in zip(p, residuals, anchors, strict=True)) / sum(p), [p_i / sum(p) for p_i in p]
+    return sum(p_i * (e - a) for p_i, e, a in zip(p, residuals, anchors, strict=True)) / sum(p), [
+        p_i / sum(p) for p_i in p
+    ]
 
 
 def loop_encode(anchor, noise, pool, weights, steps):
@@ -58,7 +60,11 @@ def loop_decode(latent, pool, weights, steps):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_euler_equals_a_loop_over_the_published_formula(weighted):
     pool, noise, latents = randn(5, 3), randn(5, 3, seed=1), randn(4, 3, seed=2)
-    weights = torch.tensor([0.3, 1.0, 0.0, 2.0, 0.7], dtype=torch.float64) if weighted else torch.ones(5, dtype=torch.float64)
+    weights = (
+        torch.tensor([0.3, 1.0, 0.0, 2.0, 0.7], dtype=torch.float64)
+        if weighted
+        else torch.ones(5, dtype=torch.float64)
+    )
     log_weights = weights.log() if weighted else None
 
     got = compute_latents(pool, noise, log_weights=log_weights, solver="euler", num_steps=6)
@@ -115,7 +121,9 @@ def test_targets_select_from_the_full_trace(solver):
     points, log_probs = trace_assignments(latents, pool, solver=solver, num_steps=9)
     own_points, own = trace_assignments(latents, pool, targets, solver=solver, num_steps=9)
     assert log_probs.shape == (9, 5, 7) and own.shape == (9, 5)
-    torch.testing.assert_close(own, log_probs.gather(2, targets.expand(9, -1)[..., None]).squeeze(-1), rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(
+        own, log_probs.gather(2, targets.expand(9, -1)[..., None]).squeeze(-1), rtol=1e-7, atol=1e-8
+    )
     torch.testing.assert_close(own_points, points, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(9, 5, dtype=torch.float64))
 
@@ -144,20 +152,30 @@ def test_zones_have_the_mass_of_their_weights():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_permutation_of_the_pool_changes_nothing(solver):
-    pool, noise, order = randn(9, 5), randn(4, 5, seed=1), torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    pool, noise, order = (
+        randn(9, 5),
+        randn(4, 5, seed=1),
+        torch.randperm(9, generator=torch.Generator().manual_seed(0)),
+    )
     a = compute_latents(pool[:4], noise, pool, solver=solver)
     torch.testing.assert_close(compute_latents(pool[:4], noise, pool[order], solver=solver), a)
     _, b = trace_assignments(noise, pool, solver=solver)
-    torch.testing.assert_close(trace_assignments(noise, pool[order], solver=solver)[1], b[..., order], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        trace_assignments(noise, pool[order], solver=solver)[1], b[..., order], rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_zero_weight_anchor_is_as_if_removed(solver):
     pool, noise = randn(6, 5), randn(3, 5, seed=1)
-    pool[5] = pool[0]  # on top of another one: the nearest anchor has weight zero, where dividing by a sum of weights gives 0 / 0
+    pool[5] = pool[
+        0
+    ]  # on top of another one: the nearest anchor has weight zero, where dividing by a sum of weights gives 0 / 0
     log_weights = torch.tensor([0.1, 0.0, -1.0, 0.2, 0.0, -math.inf], dtype=torch.float64)
     got = compute_latents(pool[:3], noise, pool, log_weights=log_weights, solver=solver)
-    torch.testing.assert_close(got, compute_latents(pool[:3], noise, pool[:5], log_weights=log_weights[:5], solver=solver))
+    torch.testing.assert_close(
+        got, compute_latents(pool[:3], noise, pool[:5], log_weights=log_weights[:5], solver=solver)
+    )
     points, log_probs = trace_assignments(noise, pool, log_weights=log_weights, solver=solver)
     want_points, want = trace_assignments(noise, pool[:5], log_weights=log_weights[:5], solver=solver)
     torch.testing.assert_close(points, want_points, rtol=1e-8, atol=1e-8)
@@ -209,7 +227,10 @@ def test_rows_do_not_depend_on_other_rows(solver):
 
 
 def solver_errors(solver, steps, pool, noise, reference):
-    return [(compute_latents(pool, noise, solver=solver, num_steps=n) - reference).square().mean().sqrt().item() for n in steps]
+    return [
+        (compute_latents(pool, noise, solver=solver, num_steps=n) - reference).square().mean().sqrt().item()
+        for n in steps
+    ]
 
 
 def test_order_of_convergence():
@@ -229,7 +250,9 @@ def test_default_solver_is_accurate(n, d, scale):
     rows = min(n, 48)
     noise = randn(rows, d, seed=1)
     reference = compute_latents(pool[:rows], noise, pool, num_steps=400)
-    rms = [(compute_latents(pool[:rows], noise, pool, num_steps=k) - reference).square().mean().sqrt() for k in (10, 20)]
+    rms = [
+        (compute_latents(pool[:rows], noise, pool, num_steps=k) - reference).square().mean().sqrt() for k in (10, 20)
+    ]
     assert rms[0] < 4e-3 and rms[1] < 5e-4
 
 
@@ -237,11 +260,30 @@ def test_default_solver_is_accurate(n, d, scale):
 def test_near_duplicates_stay_gaussian_in_float32(distance):
     """A prototype with one grid for all rows generated one picture per class from such anchors."""
     pool = randn(32, 16, dtype=torch.float32)
-    pool = torch.cat([pool, pool[:8] + distance * torch.nn.functional.normalize(randn(8, 16, seed=3, dtype=torch.float32))])
+    pool = torch.cat(
+        [pool, pool[:8] + distance * torch.nn.functional.normalize(randn(8, 16, seed=3, dtype=torch.float32))]
+    )
     anchors = pool.repeat(200, 1)
     latents = compute_latents(anchors, randn(len(anchors), 16, seed=1, dtype=torch.float32), pool)
     assert torch.isfinite(latents).all()
     assert abs(latents.std().item() - 1) < 0.02 and latents.mean(0).abs().max() < 0.06
+
+
+def test_a_pool_that_is_mostly_one_anchor():
+    pool = randn(10, 4, dtype=torch.float32)
+    pool[3:] = pool[3]
+    anchors = pool.repeat(2000, 1)
+    latents = compute_latents(anchors, randn(len(anchors), 4, seed=1, dtype=torch.float32), pool)
+    assert latents.mean(0).abs().max() < 0.03 and abs(latents.std().item() - 1) < 0.03
+    assert torch.isfinite(trace_assignments(latents[:20], pool, torch.arange(10).repeat(2))[1]).all()
+
+
+@pytest.mark.parametrize("solver", ["euler", "dpmsolver++"])
+@pytest.mark.parametrize("decode", [False, True])
+def test_published_schedules_are_finite_where_they_are_used(solver, decode):
+    schedule = latent_zones._published_schedule(solver, 12, decode=decode, like=torch.zeros(()))
+    assert torch.isfinite(schedule.s[:-1]).all() and torch.isfinite(schedule.weights).all()
+    assert (schedule.s.diff(dim=0) > 0).all() if decode else (schedule.s.diff(dim=0) < 0).all()
 
 
 def test_integration_gradients_are_exact():
@@ -256,14 +298,20 @@ def test_integration_gradients_are_exact():
 
         def run(anchors, noise, pool, log_weights, include_own=include_own, schedule=schedule):
             distance = latent_zones._distances(anchors, pool)
-            return latent_zones._integrate(noise, anchors, pool, distance, log_weights, include_own, schedule, None)[:2]
+            return latent_zones._integrate(noise, anchors, pool, distance, log_weights, include_own, schedule, None)[
+                :2
+            ]
 
         assert torch.autograd.gradcheck(run, (anchors, noise, pool, log_weights))
 
 
 @pytest.mark.parametrize("solver", ["euler", "dpmsolver++"])
 def test_gradients_of_the_published_solvers_are_exact(solver):
-    anchors, noise, pool = randn(3, 2).requires_grad_(), randn(3, 2, seed=1).requires_grad_(), randn(4, 2, seed=2).requires_grad_()
+    anchors, noise, pool = (
+        randn(3, 2).requires_grad_(),
+        randn(3, 2, seed=1).requires_grad_(),
+        randn(4, 2, seed=2).requires_grad_(),
+    )
     for include_own in (False, True):
         assert torch.autograd.gradcheck(
             lambda a, n, p, own=include_own: compute_latents(a, n, p, include_own=own, solver=solver, num_steps=5),
@@ -299,7 +347,11 @@ def test_gradients_are_finite_with_duplicates(solver):
 @pytest.mark.parametrize("include_own", [False, True])
 def test_nothing_of_the_size_of_all_pairs_times_dimensions_is_kept(include_own):
     rows, n, d = 24, 40, 16
-    anchors, noise, pool = randn(rows, d).requires_grad_(), randn(rows, d, seed=1), randn(n, d, seed=2).requires_grad_()
+    anchors, noise, pool = (
+        randn(rows, d).requires_grad_(),
+        randn(rows, d, seed=1),
+        randn(n, d, seed=2).requires_grad_(),
+    )
     sizes = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
         latents = compute_latents(anchors, noise, pool, include_own=include_own)

@@ -10,9 +10,20 @@ from lzn_hf.modeling_lzn import log_label_frequencies
 
 
 def tiny_config(**changes):
-    sizes = {"base_channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1, "attention_resolutions": [], "dropout": 0.1}
+    sizes = {
+        "base_channels": 8,
+        "channel_multipliers": [1, 2],
+        "num_res_blocks": 1,
+        "attention_resolutions": [],
+        "dropout": 0.1,
+    }
     options = {f"{part}_{name}": value for part in ("encoder", "decoder") for name, value in sizes.items()}
-    options |= {"encoder_tap_channels": 2, "encoder_tap_hidden_dim": 8, "latent_num_steps": 8, "alignment_num_steps": 10}
+    options |= {
+        "encoder_tap_channels": 2,
+        "encoder_tap_hidden_dim": 8,
+        "latent_num_steps": 8,
+        "alignment_num_steps": 10,
+    }
     return LZNConfig(**{**options, "image_size": 8, "num_channels": 1, "latent_dim": 6, "num_labels": 3, **changes})
 
 
@@ -40,7 +51,11 @@ def labels():
 
 
 def draws(images, latent_dim=6):
-    return {"noise": torch.randn(len(images), latent_dim), "sample_noise": torch.randn_like(images), "timesteps": torch.rand(len(images))}
+    return {
+        "noise": torch.randn(len(images), latent_dim),
+        "sample_noise": torch.randn_like(images),
+        "timesteps": torch.rand(len(images)),
+    }
 
 
 # Losses.
@@ -109,7 +124,16 @@ def test_output_order_and_tuple(model, images, labels):
     assert model(images)[0].shape == (12, model.encoder.feature_dim)  # what pipeline("image-feature-extraction") takes
     output = model(images, labels, **draws(images))
     assert list(output) == [
-        *("loss", "reconstruction_loss", "alignment_loss", "embeddings", "pooler_output", "anchors", "latents", "label_log_probs")
+        *(
+            "loss",
+            "reconstruction_loss",
+            "alignment_loss",
+            "embeddings",
+            "pooler_output",
+            "anchors",
+            "latents",
+            "label_log_probs",
+        )
     ]
     assert len(model(images, return_dict=False)) == 3
 
@@ -235,7 +259,9 @@ def test_initialisation_survives_from_pretrained(model, tmp_path):
                 parameter.std(), fresh.get_parameter(f"decoder.{name}").std(), rtol=0.7, atol=1e-9
             )
     images = torch.randn(4, 1, 8, 8)
-    assert loaded.decoder(images, torch.rand(4), torch.randn(4, 6), torch.zeros(4, dtype=torch.int64)).abs().max() < 1e-3
+    assert (
+        loaded.decoder(images, torch.rand(4), torch.randn(4, 6), torch.zeros(4, dtype=torch.int64)).abs().max() < 1e-3
+    )
     assert 0.5 < loaded.label_anchors.std() < 1.5
     assert 0.5 < LZNModel(tiny_config(label_anchor_std=3.0)).label_anchors.std() / 3 < 1.5
 

@@ -28,10 +28,7 @@ sys.path.insert(0, str(EXAMPLES))
 import train_joint  # noqa: E402
 
 
-TINY = """--config_overrides latent_dim=6 encoder_base_channels=8 encoder_channel_multipliers=[1] encoder_num_res_blocks=1
-    encoder_tap_channels=2 encoder_tap_hidden_dim=8 decoder_base_channels=8 decoder_channel_multipliers=[1] decoder_num_res_blocks=1
-    decoder_dropout=0.1 --total_batch_size 512 --warmup_steps 0 --logging_steps 2 --num_reference_anchors 50 --max_eval_samples 40
-    --samples_per_label 2 --num_inference_steps 2"""
+TINY = f"--preset {Path(__file__).with_name('toy_preset.json')} --max_eval_samples 40"
 # 1437 digits are 2 batches an epoch: step 3 is in the middle of the second one.
 SIX_STEPS = "--max_train_steps 6 --checkpointing_steps 2 --checkpoints_total_limit 2 --ema_decay 0.5"
 MODEL_FILES = {
@@ -202,6 +199,14 @@ def test_a_dry_run_prints_and_writes_nothing(tmp_path, capsys):
         assert re.search(text, printed[sizes:]), text
     assert "1,437 training images (2.5 epochs), 360 validation images" in printed
     assert not (tmp_path / "run").exists()
+
+
+def test_without_flags_it_trains_digits(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    forget_accelerators()
+    assert train_joint.main(["--dry_run"]) is None
+    assert "1,437 training images" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_teaches(capsys):
@@ -396,3 +401,5 @@ def test_streamed_images_resume_to_the_bit(toys, tmp_path):
     train(f"{flags} --max_train_steps 2 --output_dir {tmp_path / 'parts'}")
     parts = train(f"{flags} --max_train_steps 5 --output_dir {tmp_path / 'parts'} --resume_from_checkpoint latest")
     assert all(torch.equal(weights(whole)[name], value) for name, value in weights(parts).items())
+    sorted_by_label = train(f"{flags} --max_train_steps 5 --output_dir {tmp_path / 'other'} --shuffle_buffer_size 1")
+    assert any(not torch.equal(weights(whole)[name], value) for name, value in weights(sorted_by_label).items())

@@ -66,6 +66,8 @@ def test_flags_win_over_the_preset_which_wins_over_the_defaults(tmp_path):
     assert model.config == {"latent_dim": 13, "latent_solver": "euler", "decoder_dropout": 0.5}
     assert (data.max_shift, run.seed, run.warmup_steps) == (1, 6, 7)
     assert run.max_train_steps == RunArguments.max_train_steps
+    model, *_ = parse("--preset", preset, "--model_name_or_path", "saved", "--config_overrides", "decoder_dropout=0.5")
+    assert model.config == {"decoder_dropout": 0.5}  # the network is the saved one
 
 
 def test_overrides_are_json_or_else_strings():
@@ -118,6 +120,13 @@ def test_a_folder_on_the_command_line_replaces_the_hub_dataset_of_a_preset_only(
     assert parse("--preset", "cifar10", "--data_dir", "x")[1].dataset_name is None
     assert parse("--preset", "cifar10", "--data_dir", "x", "--dataset_name", "a/b")[1].dataset_name == "a/b"
     assert parse("--preset", "fashion-mnist", "--data_dir", "x")[1].dataset_name == "fashion-mnist"
+    flags = (
+        ["--preset", "cifar10"],
+        ["--preset", "cifar10", "--data_dir", "x"],
+        ["--preset", "fashion-mnist", "--data_dir", "x"],
+        [],
+    )
+    assert [parse(*argv)[1].hub_dataset for argv in flags] == ["uoft-cs/cifar10", None, None, None]
     assert parse()[1].dataset_name == "digits"
     assert parse("--data_dir", "x")[1].dataset_name is None
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -76,7 +78,8 @@ def test_fine_tuning_onto_other_labels_keeps_everything_but_what_reads_labels(sa
     else:
         assert "label_anchors" not in new
     assert f"New label set (3 labels before, {count} now): re-made `label_anchors`" in caplog.text
-    # Without its label columns a layer of the old model and one of the new are the same function: the decoder agrees, too.
+    # Without its label columns a layer of the old model and one of the new are the same function: the decoder agrees,
+    # too.
     with torch.no_grad():
         for network, labels_before in ((model, 3), (tuned, count)):
             network.decoder.condition_embedding.linear1.weight[:, 6 : 6 + labels_before] = 0
@@ -100,12 +103,25 @@ def test_a_model_without_labels_learns_labels():
         ({}, {"image_size": 16, "num_channels": 1}, r"8 x 8 pixels with 1 channels.*16 x 16 with 1. Pass `--image_size 8 --num_channels 1`"),
         ({}, {"image_size": 8, "num_channels": 3}, r"gives 8 x 8 with 3"),
         ({"encoder_num_res_blocks": 2}, SHAPE, "does not fit its config with `config_overrides`.*missing_keys"),
+        ({"latent_dim": 7}, SHAPE, "does not fit its config with `config_overrides`.*mismatched"),
         ({"decoder_dropout": 2.0}, SHAPE, "`decoder_dropout` must be"),
     ],
 )  # fmt: skip
 def test_a_saved_model_that_does_not_fit_is_an_error(saved_model, overrides, shape, message):
     with pytest.raises(ValueError, match=message):
         build_model(overrides, **shape, label_names=["a", "b", "c"], pretrained=saved_model[1])
+
+
+def test_a_folder_of_something_else_is_an_error(saved_model, tmp_path):
+    _, folder = saved_model
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "resnet"}')
+    with pytest.raises(ValueError, match="must be a saved LZNModel .* but is of type 'resnet'"):
+        build_model({}, **SHAPE, label_names=["a"], pretrained=str(tmp_path / "other"))
+    for name in ("model.safetensors", "config.json"):
+        (Path(folder) / name).unlink()
+        with pytest.raises(OSError, match=name):
+            build_model({}, **SHAPE, label_names=["a", "b", "c"], pretrained=folder)
 
 
 def test_overrides_that_own_no_weights_apply_to_a_saved_model(saved_model):
@@ -166,7 +182,7 @@ def test_a_frozen_part_has_no_gradients_left(accelerator):
     optimizer = torch.optim.Adam(model.parameters())
     model, optimizer = accelerator.prepare(model, optimizer)
     model(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])).loss.backward()
-    model, optimizer = freeze_part(accelerator, model, optimizer, "decoder")
+    model = freeze_part(accelerator, model, optimizer, "decoder")
     before = [p.clone() for p in model.decoder.parameters()]
     optimizer.step()
     assert all(map(torch.equal, before, model.decoder.parameters()))

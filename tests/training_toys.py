@@ -1,8 +1,9 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""A model and data so small that a training step takes no time, for the tests of the training scripts and their parts."""
+"""A model and data so small that a training step takes no time, for the tests of the training scripts."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,19 +20,7 @@ from lzn_hf.data_lzn import TensorImageDataset
 from lzn_hf.training_models_lzn import build_model
 
 
-TINY = {
-    "latent_dim": 6,
-    "encoder_base_channels": 8,
-    "encoder_channel_multipliers": [1],
-    "encoder_num_res_blocks": 1,
-    "encoder_attention_resolutions": [],
-    "encoder_tap_channels": 2,
-    "encoder_tap_hidden_dim": 8,
-    "decoder_base_channels": 8,
-    "decoder_channel_multipliers": [1],
-    "decoder_num_res_blocks": 1,
-    "decoder_attention_resolutions": [],
-}
+TINY = json.loads(Path(__file__).with_name("toy_preset.json").read_text())["model"]
 SHAPE = {"image_size": 8, "num_channels": 1}
 
 

@@ -43,7 +43,9 @@ def _register() -> None:
     loadable = {"LZNPreTrainedModel": methods, "LZNImageProcessor": methods}
     pipeline_loading_utils.LOADABLE_CLASSES["lzn_hf"] = loadable
     pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(loadable)
-    diffusers.LZNPipeline = LZNPipeline  # where DiffusionPipeline.from_pretrained looks for the class in model_index.json
+    diffusers.LZNPipeline = (
+        LZNPipeline  # where DiffusionPipeline.from_pretrained looks for the class in model_index.json
+    )
 
 
 _register()

@@ -114,8 +114,8 @@ def find_checkpoint(run: RunArguments) -> Path | None:
         later = [path.name for step, path in checkpoints.items() if match and step > int(match[1])]
         if later:
             raise ValueError(
-                f"`output_dir` {output_dir} holds {', '.join(later)}, later than {folder.name} to resume from: delete them or "
-                "continue in another `output_dir`."
+                f"`output_dir` {output_dir} holds {', '.join(later)}, later than {folder.name} to resume from: delete "
+                "them or continue in another `output_dir`."
             )
         return folder
     if not run.overwrite_output_dir and output_dir.exists() and any(output_dir.iterdir()):
@@ -127,7 +127,7 @@ def find_checkpoint(run: RunArguments) -> Path | None:
 
 
 def prepare_output_dir(accelerator: Accelerator, run: RunArguments) -> Path:
-    """Makes the folder, and deletes what an interrupted or overwritten run left in it. Call it after everything was checked."""
+    """Makes the folder and deletes what an interrupted or overwritten run left there. Call it when all is checked."""
     output_dir = Path(run.output_dir)
     accelerator.wait_for_everyone()  # every process has looked at the folder as it was
     if accelerator.is_main_process:
@@ -151,6 +151,15 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def files_of(output_dir: Path) -> Iterator[Path]:
+    """A temporary folder whose files, if all goes well, are moved into `output_dir` and replace earlier ones."""
+    with temporary_folder(output_dir, "final") as folder:
+        yield folder
+        for path in folder.iterdir():
+            os.replace(path, output_dir / path.name)
 
 
 def save_checkpoint(

@@ -106,14 +106,26 @@ class LZNConfig(PreTrainedConfig):
             for name in (f"{part}_base_channels", f"{part}_num_res_blocks"):
                 check(name, getattr(self, name) >= 1, "at least 1")
             multipliers = getattr(self, f"{part}_channel_multipliers")
-            check(f"{part}_channel_multipliers", len(multipliers) > 0 and min(multipliers) >= 1, "a list of factors of at least 1")
+            check(
+                f"{part}_channel_multipliers",
+                len(multipliers) > 0 and min(multipliers) >= 1,
+                "a list of factors of at least 1",
+            )
             dropout = getattr(self, f"{part}_dropout")
             check(f"{part}_dropout", 0 <= dropout < 1, "in [0, 1)")
             coarsest = 2 ** (len(multipliers) - 1)
-            check("image_size", self.image_size % coarsest == 0, f"divisible by {coarsest} for the levels of `{part}_channel_multipliers`")
+            check(
+                "image_size",
+                self.image_size % coarsest == 0,
+                f"divisible by {coarsest} for the levels of `{part}_channel_multipliers`",
+            )
             resolutions = [self.image_size // 2**level for level in range(len(multipliers))]
             attention = f"{part}_attention_resolutions"
-            check(attention, set(getattr(self, attention)) <= set(resolutions), f"a list of resolutions among {resolutions}")
+            check(
+                attention,
+                set(getattr(self, attention)) <= set(resolutions),
+                f"a list of resolutions among {resolutions}",
+            )
         for name in ("latent_solver", "alignment_solver"):
             check(name, getattr(self, name) in ("adams", "euler", "dpmsolver++"), "'adams', 'euler' or 'dpmsolver++'")
         check("step_cutoff", 0 <= self.step_cutoff < 1, "in [0, 1)")
@@ -121,7 +133,11 @@ class LZNConfig(PreTrainedConfig):
         for name in ("reconstruction_weight", "alignment_weight", "num_reference_anchors", "num_prediction_draws"):
             check(name, getattr(self, name) >= 0, "at least 0")
         check("label_anchor_std", self.label_anchor_std > 0, "positive")
-        check("id2label", sorted(self.id2label) == list(range(len(self.id2label))), "a dict with the keys 0..num_labels-1")
+        check(
+            "id2label",
+            sorted(self.id2label) == list(range(len(self.id2label))),
+            "a dict with the keys 0..num_labels-1",
+        )
         check("id2label", len(self.label2id) == len(self.id2label), "a dict with a different name for each label")
 
 

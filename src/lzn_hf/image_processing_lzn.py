@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers.image_processing_backends import PilBackend
-from transformers.image_transforms import convert_to_rgb
 from transformers.image_utils import ChannelDimension, ImageInput, PILImageResampling, SizeDict
 
 
@@ -154,11 +153,14 @@ def _pil_to_array(image: Image.Image, num_channels: int) -> np.ndarray:
         )
     if image.mode == "L" and num_channels == 1:
         return np.array(image)[None]
-    rgb = convert_to_rgb(image, return_numpy=True)
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
     if num_channels == 1:
-        # Through Pillow, whose integer weights leave a grey pixel exactly what it was.
-        return np.array(Image.fromarray(rgb).convert("L"))[None]
-    return np.moveaxis(rgb, -1, 0)
+        # By Pillow, whose integer weights leave a grey pixel exactly what it was.
+        return np.array(image.convert("L"))[None]
+    return np.moveaxis(np.array(image), -1, 0)
 
 
 def _channels_first(image: np.ndarray, input_data_format: str | ChannelDimension | None) -> np.ndarray:

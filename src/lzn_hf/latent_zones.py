@@ -251,7 +251,9 @@ def _published_schedule(solver: str, num_steps: int, *, decode: bool, like: Tens
             steps[-1] = 0  # to s = infinity: the end point is the last expected anchor
         weights = torch.stack([steps, torch.zeros_like(steps), torch.zeros_like(steps)], dim=1)
     else:
-        t = torch.lerp(torch.tensor(DPM_EPS, dtype=torch.float64), torch.tensor(1 - DPM_EPS, dtype=torch.float64), grid)
+        t = torch.lerp(
+            torch.tensor(DPM_EPS, dtype=torch.float64), torch.tensor(1 - DPM_EPS, dtype=torch.float64), grid
+        )
         s = (t if decode else t.flip(0)).logit().exp()
         h = s.log().diff().tolist()
         rows = []
@@ -370,6 +372,10 @@ def _check_log_weights(log_weights: Tensor | None, pool: Tensor, allow_empty: bo
     if log_weights is None:
         return
     if log_weights.shape != pool.shape[:1]:
-        raise ValueError(f"`log_weights` must have shape ({pool.shape[0]},), one a pool anchor, got {tuple(log_weights.shape)}.")
+        raise ValueError(
+            f"`log_weights` must have shape ({pool.shape[0]},), one a pool anchor, got {tuple(log_weights.shape)}."
+        )
     if not allow_empty and torch.isneginf(log_weights).all():
-        raise ValueError("`log_weights` removes every anchor of the pool: at least one must be larger than minus infinity.")
+        raise ValueError(
+            "`log_weights` removes every anchor of the pool: at least one must be larger than minus infinity."
+        )

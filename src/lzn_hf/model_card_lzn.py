@@ -35,9 +35,9 @@ TEMPLATE = """---
 
 # {name}
 
-A [Latent Zoning Network](https://arxiv.org/abs/2509.15591) trained on {dataset}. One model, one latent space: it generates images
-of {num_labels} labels, classifies images and embeds them. {num_channels_text} images of {size} x {size} pixels, {latent_dim} latent dimensions,
-{parameters:,} parameters.
+A [Latent Zoning Network](https://arxiv.org/abs/2509.15591) trained on {dataset}. One model, one latent space: it
+generates images of {num_labels} labels, classifies images and embeds them. {num_channels_text} images of {size} x
+{size} pixels, {latent_dim} latent dimensions, {parameters:,} parameters.
 
 ![A row of samples for each label](samples.png)
 
@@ -66,8 +66,8 @@ extractor = pipeline("image-feature-extraction", model="{model_id}")
 
 ## Training
 
-The weights are the moving averages. The model holds anchors of {num_reference_anchors} training images, among which every image is placed by
-itself; a prediction does not depend on other images of a batch.
+The weights are the moving averages. The model holds anchors of {num_reference_anchors} training images, among which
+every image is placed by itself; a prediction does not depend on other images of a batch.
 
 | setting | value |
 |---|---|
@@ -79,9 +79,9 @@ Everything else is in `training_settings.json`.
 
 ```bibtex
 @article{{lin2025latent,
-  title={{Latent Zoning Network: A Unified Principle for Generative Modeling, Representation Learning, and Classification}},
-  author={{Lin, Zinan and Liu, Enshu and Ning, Xuefei and Zhu, Junyi and Wang, Wenyu and Yekhanin, Sergey}},
-  journal={{arXiv preprint arXiv:2509.15591}},
+  title={{Latent Zoning Network: A Unified Principle for Generative Modeling, Representation Learning, and
+  Classification}}, author={{Lin, Zinan and Liu, Enshu and Ning, Xuefei and Zhu, Junyi and Wang, Wenyu and Yekhanin,
+  Sergey}}, journal={{arXiv preprint arXiv:2509.15591}},
   year={{2025}}
 }}
 ```

@@ -157,7 +157,9 @@ class LZNModel(LZNPreTrainedModel):
         config = self.config
         if config.num_labels:
             if labels is None:
-                raise ValueError(f"`labels` are needed for the loss of a model with {config.num_labels} labels, got None.")
+                raise ValueError(
+                    f"`labels` are needed for the loss of a model with {config.num_labels} labels, got None."
+                )
             self._check_labels(labels, len(anchors))
         pool = gather_with_gradient(anchors)
         if len(pool) == 1:
@@ -293,12 +295,17 @@ class LZNModel(LZNPreTrainedModel):
         anchors = self.get_image_anchors(pixel_values)
         draws = self.config.num_prediction_draws
         if draws == 0:
-            latents = self._compute_latents(anchors, torch.zeros_like(anchors), self.reference_anchors, include_own=True)
+            latents = self._compute_latents(
+                anchors, torch.zeros_like(anchors), self.reference_anchors, include_own=True
+            )
             return self.classify_latents(latents)
         # Drawn on the CPU from a fixed seed: the same points on every device and in every call.
         noise = torch.randn(draws, anchors.shape[1], generator=torch.Generator().manual_seed(0)).to(anchors.device)
         latents = self._compute_latents(
-            anchors.repeat_interleave(draws, 0), noise.repeat(len(anchors), 1), self.reference_anchors, include_own=True
+            anchors.repeat_interleave(draws, 0),
+            noise.repeat(len(anchors), 1),
+            self.reference_anchors,
+            include_own=True,
         )
         log_probs = self.classify_latents(latents).view(len(anchors), draws, -1)
         return log_probs.logsumexp(1).log_softmax(-1)
@@ -359,21 +366,29 @@ class LZNModel(LZNPreTrainedModel):
             raise ValueError("`pixel_values` must be finite, got NaN or infinite values.")
         return self.encoder(pixel_values.to(self.dtype))
 
-    def _compute_latents(self, anchors: Tensor, noise: Tensor, pool: Tensor | None, include_own: bool = False) -> Tensor:
+    def _compute_latents(
+        self, anchors: Tensor, noise: Tensor, pool: Tensor | None, include_own: bool = False
+    ) -> Tensor:
         solver, num_steps = self.config.latent_solver, self.config.latent_num_steps
         return compute_latents(anchors, noise, pool, include_own=include_own, solver=solver, num_steps=num_steps)
 
     def _require_label_anchors(self) -> Tensor:
         if self.label_anchors is None:
-            raise ValueError("this model has no labels (config.num_labels is 0): labels can be neither given nor predicted.")
+            raise ValueError(
+                "this model has no labels (config.num_labels is 0): labels can be neither given nor predicted."
+            )
         return self.label_anchors
 
     def _check_labels(self, labels: Tensor, batch_size: int) -> None:
         if labels.dtype != torch.int64 or labels.shape != (batch_size,):
-            raise ValueError(f"`labels` must be int64 of shape ({batch_size},), got {labels.dtype} of shape {tuple(labels.shape)}.")
+            raise ValueError(
+                f"`labels` must be int64 of shape ({batch_size},), got {labels.dtype} of shape {tuple(labels.shape)}."
+            )
         num_labels = self.config.num_labels
         if not torch.compiler.is_compiling() and ((labels < 0) | (labels >= num_labels)).any():
-            raise ValueError(f"`labels` must be in 0..{num_labels - 1}, got {labels.min().item()}..{labels.max().item()}.")
+            raise ValueError(
+                f"`labels` must be in 0..{num_labels - 1}, got {labels.min().item()}..{labels.max().item()}."
+            )
 
 
 class LZNForImageClassification(LZNPreTrainedModel):

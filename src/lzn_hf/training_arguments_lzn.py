@@ -1,8 +1,8 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 """Command line of the example scripts: dataclass arguments, presets, and the comparison of two runs' settings.
 
-A preset is a JSON file of sections: `model` (fields of `LZNConfig`), `data`, `training`, and what is particular to a script (flags). Its
-values are defaults; a flag on the command line wins over them.
+A preset is a JSON file of sections: `model` (fields of `LZNConfig`), `data`, `training`, and what is particular to a
+script (flags). Its values are defaults; a flag on the command line wins over them.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Fine-tune this saved folder or hub id instead of starting from random weights. Onto another label set, "
-            "the label anchors and the decoder's label input are re-made and everything else is kept."
+            "help": "Fine-tune this saved folder or hub id instead of starting from random weights. Onto another label "
+            "set, the label anchors and the decoder's label input are re-made and everything else is kept."
         },
     )
     config_overrides: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Fields of LZNConfig as name=value, for example `latent_dim=64 encoder_channel_multipliers=[1,2,2]`; "
+            "help": "Fields of LZNConfig as name=value, for example `latent_dim=64 encoder_channel_multipliers=[1,2]`; "
             "values are JSON. They override the preset's model section."
         },
     )
@@ -96,8 +96,8 @@ class DataArguments:
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "`digits` (ships with scikit-learn; the default without data_dir), `fashion-mnist` with data_dir, or a dataset id "
-            "on the Hub."
+            "help": "`digits` (ships with scikit-learn; the default without data_dir), `fashion-mnist` with data_dir, or a "
+            "dataset id on the Hub."
         },
     )
     data_dir: str | None = field(
@@ -126,6 +126,12 @@ class DataArguments:
         default=None, metadata={"help": "1 (grey) or 3 (colour); default: that of the first image."}
     )
     streaming: bool = field(default=False, metadata={"help": "Read images as they come and keep none."})
+    shuffle_buffer_size: int = field(
+        default=5000,
+        metadata={
+            "help": "Images among which a stream is shuffled: more than one label has, where it is sorted by label."
+        },
+    )
     data_seed: int = field(
         default=0, metadata={"help": "Decides the held-out images and the order of a stream, whatever `seed` is."}
     )
@@ -140,9 +146,14 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "num_workers", "max_shift", "data_seed")
-        require_at_least(self, 1, "max_eval_samples")
+        require_at_least(self, 1, "max_eval_samples", "shuffle_buffer_size")
         if self.dataset_name is None and self.data_dir is None:
             self.dataset_name = "digits"
+
+    @property
+    def hub_dataset(self) -> str | None:
+        """Id of the dataset on the Hub, or None if it is from elsewhere."""
+        return None if self.data_dir is not None or self.dataset_name == "digits" else self.dataset_name
 
 
 @dataclass
@@ -165,8 +176,8 @@ class RunArguments:
     total_batch_size: int = field(
         default=256,
         metadata={
-            "help": "Images an optimizer step, over all processes and accumulation steps. An anchor pool is one micro-batch "
-            "gathered over the processes: total_batch_size / gradient_accumulation_steps images."
+            "help": "Images an optimizer step, over all processes and accumulation steps. An anchor pool is one "
+            "micro-batch gathered over the processes: total_batch_size / gradient_accumulation_steps images."
         },
     )
     gradient_accumulation_steps: int = field(
@@ -296,8 +307,9 @@ def parse_arguments(
     """Parses the command line into dataclasses, with a preset's values as defaults.
 
     Args:
-        dataclass_types: Argument dataclasses by the name of their section in a preset. `model` must be `ModelArguments`: its section
-            holds fields of `LZNConfig` instead of flags, which go to `config`, together with `--config_overrides`.
+        dataclass_types: Argument dataclasses by the name of their section in a preset. `model` must be
+            `ModelArguments`: its section holds fields of `LZNConfig` instead of flags, which go to `config` (unless a
+            saved model is given), together with `--config_overrides`.
         presets_dir: Folder with the named presets.
         argv: Command line without the program name; None takes the process's own.
         description: First lines of `--help`.
@@ -334,7 +346,8 @@ def parse_arguments(
         parser.set_defaults(**defaults)
     parsed = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[1:]
     model = parsed[list(dataclass_types).index("model")]
-    model.config = {**config, **parse_overrides(model.config_overrides)}
+    # A saved model brings its own network: the preset's is for random weights.
+    model.config = {**({} if model.model_name_or_path else config), **parse_overrides(model.config_overrides)}
     return parsed
 
 
@@ -407,8 +420,8 @@ def describe_run(
     ]
     pool = run.total_batch_size // run.gradient_accumulation_steps
     lines.append(
-        f"{run.max_train_steps:,} steps x {run.total_batch_size:,} images = {run.gradient_accumulation_steps} anchor pool(s) of {pool:,} "
-        f"images x {num_processes} process(es) x {pool // num_processes:,} images"
+        f"{run.max_train_steps:,} steps x {run.total_batch_size:,} images = {run.gradient_accumulation_steps} anchor pool(s) "
+        f"of {pool:,} images x {num_processes} process(es) x {pool // num_processes:,} images"
     )
     if isinstance(data.train, Sized):
         epochs = run.max_train_steps * run.total_batch_size / len(data.train)

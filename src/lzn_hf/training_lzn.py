@@ -1,8 +1,10 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""What the training scripts in `examples/` share, piece by piece: no trainer, each function or class does one thing to what it is given.
+"""What the training scripts in `examples/` share, piece by piece: each function or class does one thing to its
+arguments.
 
-Everything random in a step follows from (seed, step, micro-batch, process), see [`seed_micro_batch`]. So a resumed run continues to the bit
-without saved generator states, and how often a run logs, evaluates or saves changes nothing in it.
+Everything random in a step follows from (seed, step, micro-batch, process), see [`seed_micro_batch`]. So a resumed run
+continues to the bit without saved generator states, and how often a run logs, evaluates or saves changes nothing in
+it.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ def start_accelerator(run: RunArguments, trackers: Sequence[Any] = ()) -> Accele
     if run.report_to != "none" and not _is_importable(f"torch.utils.{run.report_to}"):
         raise ValueError(f"`report_to` is {run.report_to}, which is not installed: pip install {run.report_to}")
     accelerator = Accelerator(
-        # Without this, accelerate on a machine without accelerator starts torchrun's processes as strangers to each other.
+        # Without this, accelerate on a machine without accelerator starts torchrun's processes as strangers to each
+        # other.
         cpu=not torch.accelerator.is_available(),
         mixed_precision=run.mixed_precision,
         # The end of an epoch does not cut an optimizer step short: every step has the same number of micro-batches.
@@ -69,14 +72,15 @@ def start_accelerator(run: RunArguments, trackers: Sequence[Any] = ()) -> Accele
 def check_num_processes(num_processes: int) -> None:
     """Raises a ValueError if the launcher started another number of processes than the accelerator sees.
 
-    On a machine without accelerator, processes that were started for one can run as so many strangers, without any error.
+    On a machine without accelerator, processes that were started for one can run as so many strangers, without any
+    error.
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != num_processes:
         raise ValueError(
-            f"{started} processes were started (WORLD_SIZE), but accelerate sees {num_processes}: each would train alone. Without "
-            "GPUs, start them by `torchrun --nproc_per_node N` or by `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu "
-            "--num_processes N --num_machines 1`."
+            f"{started} processes were started (WORLD_SIZE), but accelerate sees {num_processes}: each would train "
+            "alone. Without GPUs, start them by `torchrun --nproc_per_node N` or by `ACCELERATE_USE_CPU=true accelerate launch "
+            "--multi_gpu --num_processes N --num_machines 1`."
         )
 
 
@@ -100,7 +104,7 @@ def micro_batch_size(run: RunArguments, num_processes: int) -> int:
 
 
 def seed_micro_batch(generator: torch.Generator, seed: int, step: int, micro_batch: int, process_index: int) -> None:
-    """Seeds PyTorch's default generators (dropout) and `generator` (noise, augmentation) for one micro-batch of one process."""
+    """Seeds PyTorch's generators (dropout) and `generator` (noise, augmentation) for a micro-batch of a process."""
     sequence = np.random.SeedSequence([seed, step, micro_batch, process_index])
     default_seed, generator_seed = sequence.generate_state(2, np.uint64).tolist()
     torch.manual_seed(default_seed)
@@ -123,12 +127,14 @@ def load_data(accelerator: Accelerator, arguments: DataArguments, use_labels: bo
             num_channels=arguments.num_channels,
             use_labels=use_labels,
             streaming=arguments.streaming,
+            shuffle_buffer_size=arguments.shuffle_buffer_size,
             seed=arguments.data_seed,
         )
 
 
 def make_train_loader(dataset: Dataset, batch_size: int, num_processes: int, num_workers: int = 0) -> DataLoader:
-    """The data loader to prepare: shuffled, full batches only, so that every process has the same number of images in a pool.
+    """The data loader to prepare: shuffled, and full batches only, so that all processes have as many images in a
+    pool.
 
     Raises:
         ValueError: if the dataset does not fill one batch on each process.
@@ -136,8 +142,8 @@ def make_train_loader(dataset: Dataset, batch_size: int, num_processes: int, num
     streamed = isinstance(dataset, IterableDataset)
     if not streamed and len(dataset) < batch_size * num_processes:
         raise ValueError(
-            f"the {len(dataset)} training images do not fill one batch of {batch_size} on {num_processes} process(es): make "
-            "`total_batch_size` smaller."
+            f"the {len(dataset)} training images do not fill one batch of {batch_size} on {num_processes} process(es): "
+            "make `total_batch_size` smaller."
         )
     return DataLoader(
         dataset,
@@ -171,7 +177,7 @@ def make_scheduler(optimizer: torch.optim.Optimizer, run: RunArguments) -> torch
 
 
 class NonFiniteGuard:
-    """Decides, the same on every process, whether a step may reach the weights, and stops a run that only has such that may not.
+    """Decides, the same on every process, whether a step may reach the weights, and stops a run where none may.
 
     Args:
         max_in_a_row: Raise after this many skipped steps in a row.
@@ -208,9 +214,9 @@ class NonFiniteGuard:
         if self.in_a_row >= self.max_in_a_row:
             raise RuntimeError(
                 f"{self.in_a_row} steps in a row had a non-finite loss or gradient and were skipped, so the run stops "
-                "(`--max_nonfinite_steps`). The weights are still those of the last good step. Usual causes: learning rates too "
-                "high or `--warmup_steps` too few, or float16 (try `--mixed_precision bf16` or `no`). Resume from the last "
-                "checkpoint after a change of code or data, or start anew with lower learning rates."
+                "(`--max_nonfinite_steps`). The weights are still those of the last good step. Usual causes: learning rates "
+                "too high or `--warmup_steps` too few, or float16 (try `--mixed_precision bf16` or `no`). Resume from the "
+                "last checkpoint after a change of code or data, or start anew with lower learning rates."
             )
         return False
 
@@ -250,7 +256,7 @@ class MetricAverager:
         self._steps += 1
 
     def compute(self, accelerator: Accelerator) -> dict[str, float]:
-        """The means, the same on every process, and `images_per_second`; then starts over. No means if there was no good step."""
+        """The means (none without a good step), the same on every process, and `images_per_second`; starts over."""
         metrics = {}
         if self._kept:
             names = list(self._kept[0])
@@ -355,7 +361,8 @@ def encode_anchors(model: LZNModel, batches: Iterable[dict[str, Tensor]]) -> Ten
 
 
 def measure_accuracy(accelerator: Accelerator, model: LZNModel, batches: Iterable[dict[str, Tensor]]) -> float:
-    """Share of images whose most probable zone is that of their label, each image placed among the reference anchors by itself.
+    """Share of images whose most probable zone is that of their label, each placed among the reference anchors by
+    itself.
 
     Args:
         accelerator: Adds up the counts of all processes.

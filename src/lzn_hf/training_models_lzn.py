@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""The model of a training run: built for a dataset, fine-tuned onto other labels, its parts, their moving averages and freezing."""
+"""The model of a training run: built for a dataset, fine-tuned onto other labels, its parts averaged and frozen."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ def build_model(
         pretrained: Folder or hub id of a saved model.
 
     Raises:
-        ValueError: for an unknown or derived field, images of another shape than the saved model's, or a saved model that does
-            not fit its changed config.
+        OSError: if `pretrained` lacks a file.
+        ValueError: for an unknown or derived field, images of another shape than the saved model's, or a saved model
+            that does not fit its changed config.
     """
     for name in overrides:
         if name in FIELDS_SET_ELSEWHERE:
@@ -61,19 +62,29 @@ def build_model(
     if pretrained is None:
         return LZNModel(LZNConfig(image_size=image_size, num_channels=num_channels, id2label=id2label, **overrides))
 
-    config = LZNConfig.from_pretrained(pretrained)
+    saved = LZNConfig.get_config_dict(pretrained)[0]
+    if not saved:
+        raise FileNotFoundError(f"`model_name_or_path` {pretrained} has no config.json.")
+    if saved.get("model_type") != LZNConfig.model_type:
+        raise ValueError(
+            f"`model_name_or_path` {pretrained} must be a saved LZNModel (model type 'lzn'), but is of type "
+            f"{saved.get('model_type')!r}."
+        )
+    config = LZNConfig.from_dict(saved)
     if (config.image_size, config.num_channels) != (image_size, num_channels):
         raise ValueError(
             f"`model_name_or_path` {pretrained} takes images of {config.image_size} x {config.image_size} pixels with "
-            f"{config.num_channels} channels, but the dataset gives {image_size} x {image_size} with {num_channels}. Pass "
-            f"`--image_size {config.image_size} --num_channels {config.num_channels}` to have the dataset converted."
+            f"{config.num_channels} channels, but the dataset gives {image_size} x {image_size} with {num_channels}. "
+            f"Pass `--image_size {config.image_size} --num_channels {config.num_channels}` to have the dataset converted."
         )
     for name, value in overrides.items():
         setattr(config, name, value)
     config = LZNConfig(**config.to_dict())  # checks the changed values
-    model, info = LZNModel.from_pretrained(pretrained, config=config, output_loading_info=True, dtype=torch.float32)
+    model, info = LZNModel.from_pretrained(
+        pretrained, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+    )
     wrong = {
-        name: sorted(map(str, info[name]))
+        name: sorted(map(str, info[name]))[:3]
         for name in ("missing_keys", "unexpected_keys", "mismatched_keys")
         if info[name]
     }
@@ -85,8 +96,8 @@ def build_model(
 def with_labels(model: LZNModel, id2label: Mapping[int, str]) -> LZNModel:
     """A copy of a model for (other) labels and without reference anchors, which are stale as soon as the weights move.
 
-    With the labels of the model, everything is kept. With others, the label anchors and the columns of the decoder that read the label
-    start afresh; all other weights are kept. Which of the two is logged.
+    With the labels of the model, everything is kept. With others, the label anchors and the columns of the decoder
+    that read the label start afresh; all other weights are kept. Which of the two is logged.
     """
     config = LZNConfig(
         **{**model.config.to_dict(), "num_reference_anchors": 0, "id2label": dict(id2label), "label2id": None}
@@ -111,8 +122,8 @@ def with_labels(model: LZNModel, id2label: Mapping[int, str]) -> LZNModel:
         logger.info(f"Kept all weights: the dataset has the model's {len(new_labels)} labels.")
     else:
         logger.info(
-            f"New label set ({len(old_labels)} labels before, {len(new_labels)} now): re-made `label_anchors` and the label columns of "
-            f"`{LABEL_INPUT_LAYER}`; kept all other weights."
+            f"New label set ({len(old_labels)} labels before, {len(new_labels)} now): re-made `label_anchors` and the label "
+            f"columns of `{LABEL_INPUT_LAYER}`; kept all other weights."
         )
     return fresh
 
@@ -125,15 +136,14 @@ def model_parts(model: LZNModel) -> dict[str, list[nn.Parameter]]:
     return parts
 
 
-def freeze_part(
-    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, part: str
-) -> tuple[nn.Module, torch.optim.Optimizer]:
+def freeze_part(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, part: str) -> nn.Module:
     """Stops the training of one part of a prepared model, for all processes.
 
-    DistributedDataParallel waits for the gradients of the parameters that it saw at its construction, so the model is wrapped anew.
+    DistributedDataParallel waits for the gradients of the parameters that it saw at its construction, so the model is
+    wrapped anew.
 
     Returns:
-        The model and the optimizer to use from now on.
+        The model to use from now on. The optimizer stays the same.
     """
     plain = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     for parameter in model_parts(plain)[part]:
@@ -141,15 +151,16 @@ def freeze_part(
         parameter.grad = None
     logger.info(f"The {part} and its moving average are frozen from here on.")
     if accelerator.num_processes == 1:
-        return model, optimizer
+        return model
     accelerator.free_memory()  # the accelerator forgets the old wrapper, whose buckets are as large as the gradients
-    return accelerator.prepare(plain, optimizer)
+    return accelerator.prepare(plain, optimizer)[0]
 
 
 class PartwiseEMA:
     """A moving average of the weights, one a part, so that a part that is frozen keeps the average that it had.
 
-    (diffusers' `EMAModel` copies parameters that do not require gradients, which would replace the average by the raw weights.)
+    (diffusers' `EMAModel` copies parameters that do not require gradients, which would replace the average by the raw
+    weights.)
 
     Args:
         parts: Parameters by the name of the part; they must already be on their device.
