@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from lzn_hf import LZNConfig, LZNForImageClassification, LZNModel, latent_zones
-from lzn_hf.modeling_lzn import log_label_frequencies
+from lzn_hf.distributed_lzn import log_label_frequencies
 
 
 def tiny_config(**changes):

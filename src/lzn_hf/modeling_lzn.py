@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -14,6 +13,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import ModelOutput
 
 from .configuration_lzn import LZNConfig
+from .distributed_lzn import gather_with_gradient, log_label_frequencies
 from .latent_zones import alignment_loss, compute_latents, trace_assignments
 from .networks_ncsnpp import NCSNPP_LAYERS, NCSNppDecoder, NCSNppEncoder
 
@@ -417,39 +417,6 @@ class LZNForImageClassification(LZNPreTrainedModel):
         loss = None if labels is None else F.nll_loss(logits, labels)
         output = ImageClassifierOutput(loss=loss, logits=logits)
         return output if return_dict else output.to_tuple()
-
-
-class _AllGather(torch.autograd.Function):
-    """Concatenates equally shaped tensors of all processes; the gradient of each is the sum over processes."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
-        return grad.chunk(dist.get_world_size())[dist.get_rank()]
-
-
-def gather_with_gradient(x: Tensor) -> Tensor:
-    """Rows `(B, ...)` of all processes in rank order, `(world_size B, ...)`; every process must have the same B.
-
-    With the mean over processes that DistributedDataParallel takes of the gradients, k processes get the gradient of one process
-    on the joined batch.
-    """
-    return _AllGather.apply(x) if dist.is_available() and dist.is_initialized() else x
-
-
-def log_label_frequencies(labels: Tensor, num_labels: int) -> Tensor:
-    """Log of the share of each label in the global batch, `(num_labels,)`; minus infinity for labels that are absent."""
-    counts = torch.bincount(labels, minlength=num_labels).float()
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(counts)
-    return (counts / counts.sum()).log()
 
 
 __all__ = ["LZNForImageClassification", "LZNModel", "LZNOutput", "LZNPreTrainedModel"]

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -315,11 +316,12 @@ def plot_zones(
         title="true label",
     )
     figure.text(0.5, 0.965, title, ha="center", va="center", fontsize=18)
-    caption = (
-        f"Dots: latents of {len(labels):,} {what}. Background: the label zone of prior noise at that place,\n"
-        "paler where zones mix in this picture. Angle: the zones that a latent leans to, as a share of the prior, so\n"
-        "a wedge is as wide as its zone is probable. Outwards: decided earlier on the way to the label anchors (rank\n"
-        "within its zone). Prior noise fills the disk in all directions alike."
+    caption = textwrap.fill(
+        f"Dots: latents of {len(labels):,} {what}. Background: the label zone of prior noise at that place, paler where "
+        "zones mix in this picture. Angle: the zones that a latent leans to, as a share of the prior, so a wedge is as "
+        "wide as its zone is probable. Outwards: decided earlier on the way to the label anchors (rank within its zone). "
+        "Prior noise fills the disk in all directions alike.",
+        width=130,
     )
     figure.text(0.03, 0.055, caption, ha="left", va="center", fontsize=11, color="0.25", linespacing=1.4)
     canvas.draw()

@@ -1,0 +1,44 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""What the loss of a model needs from the other processes. One process is the same as none initialised."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class _AllGather(torch.autograd.Function):
+    """Concatenates equally shaped tensors of all processes; the gradient of each is the sum over processes."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """Rows `(B, ...)` of all processes in rank order, `(world_size B, ...)`; every process must have the same B.
+
+    With the mean over processes that DistributedDataParallel takes of the gradients, k processes get the gradient of one process
+    on the joined batch.
+    """
+    return _AllGather.apply(x) if dist.is_available() and dist.is_initialized() else x
+
+
+def log_label_frequencies(labels: Tensor, num_labels: int) -> Tensor:
+    """Log of the share of each label in the global batch, `(num_labels,)`; minus infinity for labels that are absent."""
+    counts = torch.bincount(labels, minlength=num_labels).float()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(counts)
+    return (counts / counts.sum()).log()
+
+
+__all__ = ["gather_with_gradient", "log_label_frequencies"]
