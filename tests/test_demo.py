@@ -126,3 +126,12 @@ def test_summary_says_which_targets_are_met(demo, tmp_path):
     assert verdicts == {name: low <= 0.98 <= high for name, (low, high) in demo.TARGETS.items()}
     assert set(verdicts.values()) == {True, False}
     assert "Seconds: train 100, total 123" in lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_trained_model_meets_the_targets(demo, tmp_path, seed):
+    metrics = demo.main(["--output_dir", str(tmp_path), "--seed", str(seed)])
+    for name, (low, high) in demo.TARGETS.items():
+        assert low <= metrics[name] <= high, name
+    assert metrics["class_diversity_min"] > 0.8  # not one picture a label
