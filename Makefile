@@ -10,7 +10,7 @@ WORKERS ?= 2
 RUN := .venv/bin/python
 CHECK_DIRS := $(wildcard benchmarks examples src tests utils)
 # One thread a process: on two cores, two such processes took a third of the time of one process with two threads.
-PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations=15
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0 --durations=15
 
 help:  ## show this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,7 +26,7 @@ test: setup  ## run the tests; report in outputs/test
 	$(PYTEST) --junitxml=outputs/test/report.xml $(PYTEST_ARGS)
 
 test-slow: setup  ## run the tests that take minutes; report in outputs/test
-	$(PYTEST) --junitxml=outputs/test/report_slow.xml -m slow $(PYTEST_ARGS)
+	$(PYTEST) --junitxml=outputs/test/report_slow.xml -m slow -o faulthandler_timeout=3600 $(PYTEST_ARGS)
 
 quality: setup  ## check style
 	$(RUN) -m ruff check $(CHECK_DIRS)

@@ -235,6 +235,10 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
             logger.info(f"Saved the model to {output_dir}: {evaluation}")
             if run.push_to_hub:
                 logger.info(f"Uploaded the model to {upload_model(output_dir, model_id)}")
+    # The wrapper goes before the process group does: as the group's last owner it would wait, holding Python's lock, for a thread
+    # of gloo that may need that lock (https://github.com/pytorch/pytorch/issues/56297).
+    del model
+    accelerator.free_memory()
     accelerator.end_training()
     return output_dir
 

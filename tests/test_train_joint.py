@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from training_toys import forget_accelerators, write_image_folder
+from training_toys import forget_accelerators, launch, write_image_folder
 
 from lzn_hf import LZNForImageClassification, LZNPipeline
 from lzn_hf.checkpoints_lzn import STATE_FILE
@@ -74,11 +72,8 @@ def launched(tmp_path_factory) -> Path:
     """The folder of a run of six steps as users start it."""
     folder = tmp_path_factory.mktemp("launched") / "run"
     flags = f"{TINY} {SIX_STEPS} --eval_steps 3 --output_dir {folder}"
-    command = [sys.executable, "-m", "accelerate.commands.launch", str(EXAMPLES / "train_joint.py"), *flags.split()]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "process 1 of 1" in done.stderr
+    stderr = launch("accelerate.commands.launch", EXAMPLES / "train_joint.py", *flags.split())
+    assert "process 1 of 1" in stderr
     return folder
 
 

@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,3 +79,20 @@ def forget_accelerators() -> None:
 def accelerator_fixture() -> Iterator[Accelerator]:
     yield new_accelerator()
     forget_accelerators()
+
+
+def launch(*command: str | Path, timeout: float = 240) -> str:
+    """Runs `python -m command` as users do; its standard error. Nothing that it started outlives this call."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    pipes: dict = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    run = subprocess.Popen(
+        [sys.executable, "-m", *map(str, command)], env=environment, start_new_session=True, **pipes
+    )
+    try:
+        _, stderr = run.communicate(timeout=timeout)
+    except BaseException:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+        raise
+    assert run.returncode == 0, stderr
+    return stderr
