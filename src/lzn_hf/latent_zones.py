@@ -14,8 +14,10 @@ which is the form computed here: the distances do not depend on `s`, they are ta
 anchors almost coincide. One evaluation of (2) is one attention over the pool, so no tensor of size B x N x D is ever made.
 
 Conventions: `t = 0` (`s = 0`) is noise, `t = 1` (`s` infinite) is the anchor. B rows, N anchors in the pool, D latent
-dimensions, S evaluations of the expected anchor. Everything runs in float32, or in float64 when an input is float64, whatever
-autocast says. All functions are pure and differentiable in anchors, latents, noise and pool.
+dimensions, S evaluations of the expected anchor. Everything is computed in float64 (float32 on devices that lack it), whatever
+autocast says: late in the flow logits are small differences of products of size s |u| |a|, which float32 would round by up to 1e-3
+where anchors almost coincide. Results are float32, or float64 when an input is. All functions are pure and differentiable in
+anchors, latents, noise and pool.
 """
 
 from __future__ import annotations
@@ -94,6 +96,7 @@ def compute_latents(
     _check_solver(solver, num_steps)
     _check_log_weights(log_weights, pool, allow_empty=include_own)
 
+    dtype = _result_dtype(anchors, noise, pool, log_weights)
     with torch.autocast(anchors.device.type, enabled=False):
         anchors, u, pool, log_weights = _in_compute_dtype(anchors, noise, pool, log_weights)
         distance = _distances(anchors, pool)
@@ -104,7 +107,7 @@ def compute_latents(
         u, _, _ = _integrate(u, anchors, pool, distance, log_weights, include_own, schedule, record=None)
         if solver == "dpmsolver++":  # published: the latent is x_t at t = DPM_EPS, not extrapolated to t = 0
             u = DPM_EPS * anchors + (1 - DPM_EPS) * u
-        return u
+        return u.to(dtype)
 
 
 def trace_assignments(
@@ -146,6 +149,7 @@ def trace_assignments(
             f"got {targets.dtype} of shape {tuple(targets.shape)}."
         )
 
+    dtype = _result_dtype(latents, pool, log_weights)
     with torch.autocast(latents.device.type, enabled=False):
         latents, pool, log_weights = _in_compute_dtype(latents, pool, log_weights)
         # The target is the reference where there is one, so that its own logit is exact; else the middle of the pool.
@@ -165,10 +169,8 @@ def trace_assignments(
             return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(-1)
 
         u, expected, records = _integrate(u, reference, pool, distance, log_weights, False, schedule, record)
-        log_probs = torch.stack(records)
-        if solver == "dpmsolver++":
-            return (1 - DPM_EPS) * reference + DPM_EPS * u, log_probs
-        return expected, log_probs
+        points = (1 - DPM_EPS) * reference + DPM_EPS * u if solver == "dpmsolver++" else expected
+        return points.to(dtype), torch.stack(records).to(dtype)
 
 
 def alignment_loss(
@@ -344,9 +346,14 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _in_compute_dtype(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """All in float64 if one is, else in float32."""
-    dtype = torch.float64 if any(x is not None and x.dtype == torch.float64 for x in tensors) else torch.float32
+    """All in float64, or float32 where the device has no float64."""
+    dtype = torch.float32 if any(x is not None and x.device.type == "mps" for x in tensors) else torch.float64
     return tuple(None if x is None else x.to(dtype) for x in tensors)
+
+
+def _result_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """float64 if an input is float64, else float32."""
+    return torch.float64 if any(x is not None and x.dtype == torch.float64 for x in tensors) else torch.float32
 
 
 def _check_matrix(name: str, value: Tensor, like: tuple[str, Tensor] | None = None, rows: bool = False) -> None:
