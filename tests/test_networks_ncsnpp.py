@@ -1,17 +1,13 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Tests of NCSN++ small.
+"""Tests of the networks of NCSN++, small and large, and of every combination of their options.
 
-`golden/ncsnpp_small.safetensors` has two kinds of numbers:
-
-- `block/<name>/{in/<i>, out, param/<published name>}`: single layers run by the published implementation of Latent Zoning
-  Networks (random weights, float32, torch 2.13, CPU), first sample of each: three BigGAN residual blocks, attention, the
-  sinusoidal time embedding. Names are `GroupNorm_0, Conv_0, Dense_0, GroupNorm_1, Conv_1, Conv_2` in a residual block
-  and `GroupNorm_0, NIN_0` (query), `NIN_1` (key), `NIN_2` (value), `NIN_3` (output), stored `[in, out]`, in attention.
-- `network/{features, anchors, velocity}`: outputs of this implementation, in float64, for the networks, weights and inputs
-  of `filled_networks` below, which are formulas. Stored when the same code had just reproduced a whole published model
-  (float64 outputs to 1e-14). They pin what layers cannot: order of blocks, skip connections, conditions, and taps.
+`golden/ncsnpp_small.safetensors` and `golden/ncsnpp_large.safetensors` have `network/[large/]{features, anchors, velocity}`:
+outputs of this implementation, in float64, for the networks, weights and inputs of `filled_networks` below, which are
+formulas. Stored when the same code had just reproduced whole published models, one small and one large (float64 outputs to
+1e-14 and 1e-13). They pin what layers cannot: order of blocks, skip connections, conditions, and taps.
 """
 
+import itertools
 import math
 import re
 from pathlib import Path
@@ -20,18 +16,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional as F
 
-from lzn_hf.networks_ncsnpp import (
-    NCSNPP_LAYERS,
-    AttentionBlock,
-    NCSNppDecoder,
-    NCSNppEncoder,
+from lzn_hf.layers_ncsnpp import (
+    FourierEmbedding,
+    InputSkip,
+    OutputSkip,
     ResidualBlock,
+    downsample,
     timestep_embedding,
+    upsample,
 )
+from lzn_hf.networks_ncsnpp import NCSNPP_LAYERS, NCSNppDecoder, NCSNppEncoder
 
 
-GOLDEN = load_file(Path(__file__).parent / "golden" / "ncsnpp_small.safetensors")
+GOLDEN_FOLDER = Path(__file__).parent / "golden"
+GOLDEN = load_file(GOLDEN_FOLDER / "ncsnpp_small.safetensors") | load_file(GOLDEN_FOLDER / "ncsnpp_large.safetensors")
 
 # 8x8 digits, with attention where a level has it and where it has not, and channel changes on both sides
 TRUNK = {
@@ -45,19 +45,34 @@ TRUNK = {
     "dropout": 0.0,
 }
 TAPS = {"tap_channels": 3, "tap_hidden_dim": 10, "tap_layers": 2}
+FIR_AND_INPUT_SKIP = {"fir_kernel": (1, 3, 3, 1), "input_skip": "sum"}
+OUTPUT_AND_TIME = {"output_skip": True, "time_embedding": "fourier", "fourier_scale": 16.0, "scale_by_sigma": True}
+# the options of large models, on three levels: the pyramids have two steps
+LARGE = {"channel_multipliers": (1, 1, 2), "num_res_blocks": 1, **FIR_AND_INPUT_SKIP}
+OPTIONS = {
+    "encoder": {"small": {}, "large": LARGE | {"tap_resolutions": (4, 2)}},
+    "decoder": {"small": {}, "large": LARGE | OUTPUT_AND_TIME},
+}
+VARIANTS = ("small", "large")
+MODELS = [(part, variant) for part in OPTIONS for variant in VARIANTS]
+
 # the published values, in the same order
 CIFAR10 = dict(zip(TRUNK, (32, 3, 200, 128, (1, 2, 2, 2), 4, (16,), 0.15)))
-CIFAR10_TAPS = {"tap_channels": 20, "tap_hidden_dim": 200, "tap_layers": 2}
+AFHQ = dict(zip(TRUNK, (256, 3, 200, 128, (1, 1, 2, 2, 2, 2, 2), 2, (16,), 0.0))) | FIR_AND_INPUT_SKIP
+PUBLISHED_TAPS = {"tap_channels": 20, "tap_hidden_dim": 200, "tap_layers": 2}
 
 
-def make_encoder(**changes) -> NCSNppEncoder:
+def make_encoder(variant: str = "small", **changes) -> NCSNppEncoder:
     torch.manual_seed(0)
-    return NCSNppEncoder(**(TRUNK | TAPS | changes))
+    return NCSNppEncoder(**(TRUNK | TAPS | OPTIONS["encoder"][variant] | changes))
 
 
-def make_decoder(**changes) -> NCSNppDecoder:
+def make_decoder(variant: str = "small", **changes) -> NCSNppDecoder:
     torch.manual_seed(0)
-    return NCSNppDecoder(**(TRUNK | {"num_labels": 10} | changes))
+    return NCSNppDecoder(**(TRUNK | {"num_labels": 10} | OPTIONS["decoder"][variant] | changes))
+
+
+MAKE = {"encoder": make_encoder, "decoder": make_decoder}
 
 
 def uniform_formula(numel: int, index: int) -> torch.Tensor:
@@ -68,7 +83,7 @@ def uniform_formula(numel: int, index: int) -> torch.Tensor:
 @torch.no_grad()
 def fill(network: nn.Module) -> nn.Module:
     """Weights by formula and large enough that every layer matters (a new network is nearly the identity)."""
-    for index, (name, parameter) in enumerate(network.named_parameters()):
+    for index, (name, parameter) in enumerate(network.state_dict().items()):
         values = uniform_formula(parameter.numel(), index).view_as(parameter)
         is_scale = parameter.ndim == 1 and name.endswith("weight")
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
@@ -76,11 +91,11 @@ def fill(network: nn.Module) -> nn.Module:
     return network
 
 
-def filled_networks() -> tuple[NCSNppEncoder, NCSNppDecoder, dict[str, torch.Tensor]]:
-    encoder, decoder = fill(make_encoder().double().eval()), fill(make_decoder().double().eval())
+def filled_networks(variant: str) -> tuple[NCSNppEncoder, NCSNppDecoder, dict[str, torch.Tensor]]:
+    encoder, decoder = fill(make_encoder(variant).double().eval()), fill(make_decoder(variant).double().eval())
     inputs = {
         "sample": 2 * uniform_formula(3 * 64, 1000).view(3, 1, 8, 8),
-        "t": torch.tensor([0.0, 0.3, 1.2], dtype=torch.float64),
+        "t": torch.tensor([0.0, 0.3, 1.2]).double(),  # rounded to float32, in which small networks embed time
         "latents": 4 * uniform_formula(18, 1001).view(3, 6),
         "labels": torch.tensor([0, 7, 9]),
     }
@@ -97,6 +112,15 @@ def random_inputs() -> dict[str, torch.Tensor]:
     }
 
 
+def named_weights(network: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Parameters and buffers, in the order of the modules."""
+    return [
+        (f"{prefix}.{name}", value)
+        for prefix, module in network.named_modules()
+        for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    ]
+
+
 def reset_all(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, NCSNPP_LAYERS):
@@ -109,64 +133,167 @@ def run(encoder: NCSNppEncoder, decoder: NCSNppDecoder, inputs: dict[str, torch.
         return {"features": features, "anchors": anchors, "velocity": decoder(**inputs)}
 
 
-def load_published_block(block: nn.Module, name: str) -> list[torch.Tensor]:
-    """Put the published parameters of a block into ours, by order of registration; return its inputs."""
-    prefix = f"block/{name}/"
-    published = {key.split("param/")[1]: GOLDEN[key] for key in GOLDEN if key.startswith(prefix + "param/")}
-    for key in [key for key in published if re.fullmatch(r"NIN_\d\.W", key)]:
-        published[key] = published[key].T
-    if "NIN_0.W" in published:
-        for suffix in "Wb":
-            published[f"qkv.{suffix}"] = torch.cat([published.pop(f"NIN_{i}.{suffix}") for i in range(3)])
-    layers = ["GroupNorm_0", "Conv_0", "Dense_0", "GroupNorm_1", "Conv_1", "Conv_2", "qkv", "NIN_3"]
-    order = sorted(published, key=lambda key: (layers.index(key.split(".")[0]), key.split(".")[1] in ("bias", "b")))
-    ours = block.state_dict()
-    assert len(ours) == len(order)
-    block.load_state_dict(dict(zip(ours, (published[key] for key in order))), strict=True)
-    return [GOLDEN[key] for key in sorted(GOLDEN) if key.startswith(prefix + "in/")]
+def largest(values: torch.Tensor) -> torch.Tensor:
+    """Largest magnitude of each sample: velocities that are divided by time differ a thousandfold."""
+    return values.flatten(1).abs().amax(dim=1)
 
 
-@pytest.mark.parametrize(
-    ("name", "block"),
-    [
-        ("biggan_same_naive_16", ResidualBlock(16, 16, embedding_dim=20)),
-        ("biggan_down_naive_16", ResidualBlock(16, 16, embedding_dim=20, resample="down")),
-        ("biggan_up_naive_16", ResidualBlock(16, 16, embedding_dim=20, resample="up")),
-        ("biggan_up_naive_16", ResidualBlock(10, 16, skip_channels=6, embedding_dim=20, resample="up")),
-        ("attn_rescale", AttentionBlock(16)),
-    ],
-)
-def test_blocks_reproduce_published_numbers(name, block):
-    hidden, *embedding = load_published_block(block.eval(), name)
-    # the published block activates the embedding itself, ours gets it activated (once for all blocks)
-    inputs = [hidden, *(nn.functional.silu(vector) for vector in embedding)]
-    if getattr(block, "skip_channels", 0):  # the published block gets input and skip connection joined, in this order
-        inputs = [hidden[:, : -block.skip_channels], *inputs[1:], hidden[:, -block.skip_channels :]]
-    output = block(*inputs)
-    torch.testing.assert_close(output, GOLDEN[f"block/{name}/out"], atol=2e-6, rtol=0)
+class Oracle:
+    """The published description of NCSN++ in straight lines: layers take their weights from a list, in its order."""
+
+    def __init__(self, network: nn.Module, options: dict) -> None:
+        self.parameters = iter(network.state_dict().values())
+        self.options = options
+
+    def conv(self, x: torch.Tensor) -> torch.Tensor:
+        weight, bias = next(self.parameters), next(self.parameters)
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+    def linear(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, next(self.parameters), next(self.parameters))
+
+    def normed(self, x: torch.Tensor) -> torch.Tensor:
+        return F.group_norm(x, min(x.shape[1] // 4, 32), next(self.parameters), next(self.parameters), eps=1e-6)
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return (x + residual) / (math.sqrt(2) if self.options["skip_rescale"] else 1)
+
+    def attention(self, x: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.linear(self.normed(x).permute(0, 2, 3, 1).flatten(1, 2)).chunk(3, dim=-1)
+        weights = (query @ key.transpose(1, 2) / math.sqrt(x.shape[1])).softmax(dim=-1)
+        return self.add(x, self.linear(weights @ value).transpose(1, 2).reshape(x.shape))
+
+    def block(self, x, embedding=None, resample=lambda x, kernel: x, attention=False) -> torch.Tensor:
+        residual = self.conv(resample(F.silu(self.normed(x)), self.options["fir_kernel"]))
+        if embedding is not None:
+            residual = residual + self.linear(F.silu(embedding))[:, :, None, None]
+        residual = self.conv(F.silu(self.normed(residual)))
+        if residual.shape != x.shape:
+            x = self.conv(resample(x, self.options["fir_kernel"]))
+        x = self.add(x, residual)
+        return self.attention(x) if attention else x
+
+    def is_attended(self, x: torch.Tensor) -> bool:
+        return x.shape[-1] in self.options["attention_resolutions"]
+
+    def trunk(self, images: torch.Tensor, embedding=None) -> tuple[list[torch.Tensor], torch.Tensor]:
+        pyramid, skips = images, [self.conv(images)]
+        for level in range(len(self.options["channel_multipliers"])):
+            if level > 0:
+                x = self.block(skips[-1], embedding, downsample)
+                pyramid = downsample(pyramid, self.options["fir_kernel"])
+                if self.options["input_skip"] == "sum":
+                    x = self.conv(pyramid) + x
+                elif self.options["input_skip"] == "cat":
+                    x = torch.cat([self.conv(pyramid), x], dim=1)
+                skips.append(x)
+            for _ in range(self.options["num_res_blocks"]):
+                skips.append(self.block(skips[-1], embedding, attention=self.is_attended(skips[-1])))
+        return skips, self.block(self.block(skips[-1], embedding, attention=True), embedding)
+
+    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        skips, x = self.trunk(images)
+        anchors = 0
+        for tapped in [*skips, x]:
+            if tapped.shape[-1] in (self.options["tap_resolutions"] or (8, 4, 2)):
+                tapped = self.conv(tapped).flatten(1)
+                for _ in range(self.options["tap_layers"]):
+                    tapped = self.linear(F.silu(tapped))
+                anchors = anchors + tapped
+        return x.mean(dim=(2, 3)), anchors
+
+    def velocity(self, sample, t, latents, labels) -> torch.Tensor:
+        if self.options["time_embedding"] == "fourier":
+            steps = 999 * t.clamp(1e-3, 1)
+            angles = 2 * math.pi * steps.log()[:, None] * next(self.parameters)
+            time = torch.cat([angles.sin(), angles.cos()], dim=1)
+        else:
+            time = timestep_embedding(999 * t.clamp(0, 1), self.options["base_channels"]).double()
+        one_hot = [] if labels is None else [F.one_hot(labels, self.options["num_labels"])]
+        embedding = self.linear(F.silu(self.linear(torch.cat([latents, *one_hot, time], dim=1))))
+        skips, x = self.trunk(sample, embedding)
+        output = 0
+        for level in reversed(range(len(self.options["channel_multipliers"]))):
+            for i in range(self.options["num_res_blocks"] + 1):
+                attention = i == self.options["num_res_blocks"] and self.is_attended(x)
+                x = self.block(torch.cat([x, skips.pop()], dim=1), embedding, attention=attention)
+            if self.options["output_skip"]:
+                output = output + self.conv(F.silu(self.normed(x)))
+            if level > 0:
+                x = self.block(x, embedding, upsample)
+                output = upsample(output, self.options["fir_kernel"]) if self.options["output_skip"] else 0
+        if not self.options["output_skip"]:
+            output = self.conv(F.silu(self.normed(x)))
+        return output / steps[:, None, None, None] if self.options["scale_by_sigma"] else output
 
 
-@pytest.mark.parametrize("name", ["timestep_embedding_even", "timestep_embedding_odd"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_timestep_embedding_reproduces_published_numbers(name, dtype):
-    expected = GOLDEN[f"block/{name}/out"]
-    embedding = timestep_embedding(GOLDEN[f"block/{name}/in/0"].to(dtype), expected.shape[1])
-    assert embedding.dtype == torch.float32
-    torch.testing.assert_close(embedding, expected, atol=1e-6, rtol=0)
+def combinations(**choices) -> list[dict]:
+    return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
 
 
-def test_networks_reproduce_stored_outputs():
-    for name, value in run(*filled_networks()).items():
-        assert value.std() > 0.1  # a stored number that is nearly zero could not tell wrong from right
-        torch.testing.assert_close(value, GOLDEN[f"network/{name}"], atol=1e-6, rtol=0)
+TRUNK_CHOICES = {
+    "fir_kernel": (None, (1, 2, 3, 1)),
+    "input_skip": (None, "sum", "cat"),
+    "skip_rescale": (True, False),
+    "attention_resolutions": ((), (4, 2)),
+}
+TINY = TRUNK | {"channel_multipliers": (1, 2, 1), "num_res_blocks": 1}
 
 
-def test_published_cifar10_parameter_counts():
+def test_every_combination_of_options_of_the_encoder_follows_the_published_description():
+    images = 2 * uniform_formula(2 * 64, 1000).view(2, 1, 8, 8)
+    for choice in combinations(**TRUNK_CHOICES, tap_resolutions=(None, (4,), (8, 2))):
+        options = TINY | TAPS | choice
+        encoder = fill(NCSNppEncoder(**options).double())
+        oracle = Oracle(encoder, options)
+        with torch.no_grad():
+            outputs, expected = encoder(images), oracle.encode(images)
+        assert outputs[1].std() > 0.1, choice
+        torch.testing.assert_close(outputs, expected, atol=1e-10, rtol=0, msg=lambda text: f"{choice}: {text}")
+        assert next(oracle.parameters, None) is None
+
+
+# every eleventh of the 288 combinations has every pair of choices in it
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_combinations_of_options_of_the_decoder_follow_the_published_description(stride):
+    sample, latents = uniform_formula(2 * 64, 1000).view(2, 1, 8, 8), 4 * uniform_formula(12, 1001).view(2, 6)
+    t = torch.tensor([0.0, 0.3]).double()
+    times = [("sinusoidal", False), ("fourier", False), ("fourier", True)]
+    for choice in combinations(**TRUNK_CHOICES, output_skip=(False, True), num_labels=(0, 3), time=times)[::stride]:
+        time_embedding, scale_by_sigma = choice.pop("time")
+        choice |= {"time_embedding": time_embedding, "scale_by_sigma": scale_by_sigma}
+        options = TINY | choice
+        decoder = fill(NCSNppDecoder(**options).double())
+        oracle = Oracle(decoder, options)
+        labels = torch.tensor([2, 0]) if choice["num_labels"] else None
+        with torch.no_grad():
+            velocity, expected = decoder(sample, t, latents, labels), oracle.velocity(sample, t, latents, labels)
+        assert velocity.shape == sample.shape, choice
+        assert (largest(expected) > (1e-4 if scale_by_sigma else 0.1)).all(), choice
+        assert (largest(velocity - expected) < 1e-10 * largest(expected)).all(), choice
+        assert next(oracle.parameters, None) is None
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_networks_reproduce_stored_outputs(variant):
+    for name, value in run(*filled_networks(variant)).items():
+        expected = GOLDEN[f"network/{name}" if variant == "small" else f"network/large/{name}"]
+        assert expected.std() > 0.1  # a stored number that is nearly zero could not tell wrong from right
+        assert (largest(value - expected) < 1e-6 * largest(expected)).all(), name
+
+
+def count(network: nn.Module) -> int:
+    return sum(value.numel() for value in network.state_dict().values())
+
+
+def test_published_counts_of_weights():
+    """Fourier frequencies are among them."""
     with torch.device("meta"):
-        encoder = NCSNppEncoder(**CIFAR10, **CIFAR10_TAPS)
-        decoder = NCSNppDecoder(**CIFAR10, num_labels=10)
-    assert sum(parameter.numel() for parameter in encoder.parameters()) == 49_790_260
-    assert sum(parameter.numel() for parameter in decoder.parameters()) == 61_911_939
+        assert count(NCSNppEncoder(**CIFAR10, **PUBLISHED_TAPS)) == 49_790_260
+        assert count(NCSNppDecoder(**CIFAR10, num_labels=10)) == 61_911_939
+        assert count(NCSNppDecoder(**CIFAR10, num_labels=0)) == 61_906_819
+        assert count(NCSNppEncoder(**AFHQ, **PUBLISHED_TAPS, tap_resolutions=(64, 32, 16, 8, 4))) == 87_768_896
+        assert count(NCSNppDecoder(**AFHQ, num_labels=0, **OUTPUT_AND_TIME)) == 65_676_949
 
 
 @pytest.mark.parametrize(
@@ -215,19 +342,44 @@ def test_names_say_what_a_module_is():
     assert list(decoder.blocks) == down + middle + up
 
 
-def test_everything_is_in_the_state_dict():
+def test_names_of_pyramids_and_of_their_taps():
+    encoder, decoder = make_encoder("large"), make_decoder("large")
+    upper = ["down_8x8_block0", "down_8x8_to_4x4", "down_4x4_input_skip", "down_4x4_block0"]
+    lower = ["down_4x4_to_2x2", "down_2x2_input_skip", "down_2x2_block0", "middle_block0", "middle_block1"]
+    assert list(encoder.blocks) == upper + lower
+    assert list(encoder.taps) == [
+        *("down_4x4_input_skip", "down_4x4_block0"),
+        *("down_2x2_input_skip", "down_2x2_block0", "middle_block1"),
+    ]
+    assert list(make_encoder("large", tap_resolutions=None).taps)[:3] == [
+        *("conv_in", "down_8x8_block0", "down_4x4_input_skip"),
+    ]
+    assert list(decoder.blocks) == [
+        *(upper + lower),
+        *("up_2x2_block0", "up_2x2_block1", "up_2x2_output_skip", "up_2x2_to_4x4"),
+        *("up_4x4_block0", "up_4x4_block1", "up_4x4_output_skip", "up_4x4_to_8x8"),
+        *("up_8x8_block0", "up_8x8_block1", "up_8x8_output_skip"),
+    ]
+    assert [name for name, _ in decoder.named_children()] == ["condition_embedding", "conv_in", "blocks"]
+    parts = [name for name, _ in decoder.condition_embedding.named_children()]
+    assert parts == ["time_embedding", "linear1", "linear2"]
+
+
+@pytest.mark.parametrize(("part", "variant"), MODELS)
+def test_everything_is_in_the_state_dict(part, variant):
     """Buffers that are not saved, and plain tensors, would not survive a model that is built on the meta device."""
-    for network in (make_encoder(), make_decoder()):
-        assert not list(network.buffers())
-        for module in network.modules():
-            assert not [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
+    network = MAKE[part](variant)
+    assert list(network.state_dict()) == [name for name, _ in named_weights(network)]
+    for module in network.modules():
+        assert not [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
 
 
-def test_a_new_network_gives_nearly_zero_velocity_and_anchors_that_tell_images_apart():
-    outputs = run(make_encoder(), make_decoder(), random_inputs())
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_new_network_gives_nearly_zero_velocity_and_anchors_that_tell_images_apart(variant):
+    outputs = run(make_encoder(variant), make_decoder(variant), random_inputs())
     assert 0 < outputs["velocity"].abs().max() < 1e-3
     assert outputs["features"].isfinite().all()
-    assert torch.pdist(outputs["anchors"]).min() > 0.05
+    assert torch.pdist(outputs["anchors"]).min() > 0.01
 
 
 def expected_bounds(name: str, layer: nn.Module) -> tuple[float, float]:
@@ -239,29 +391,31 @@ def expected_bounds(name: str, layer: nn.Module) -> tuple[float, float]:
     scale = 1.0
     if name.endswith("qkv"):
         scale, fan_out = 0.1, fan_in
-    elif name.endswith(("conv2", "attention.out", "conv_out")):
+    elif name.endswith(("conv2", "attention.out", "conv_out", "output_skip.conv")):
         scale = 1e-10
     return math.sqrt(3 * scale / ((fan_in + fan_out) / 2)), 0.0
 
 
 @pytest.mark.parametrize("built", ["directly", "on_meta"])
-@pytest.mark.parametrize("make", [make_encoder, make_decoder])
-def test_initial_distribution(make, built):
+@pytest.mark.parametrize(("part", "variant"), MODELS)
+def test_initial_distribution(part, variant, built):
     """Every parameter has its distribution, also when a network is built on meta and initialised through the blocks."""
     if built == "directly":
-        network = make()
+        network = MAKE[part](variant)
     else:
         with torch.device("meta"):
-            network = make()
+            network = MAKE[part](variant)
         network.to_empty(device="cpu")
         with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.fill_(torch.nan)
+            for _, value in named_weights(network):
+                value.fill_(torch.nan)
         reset_all(network)
-    assert not [name for name, parameter in network.named_parameters() if parameter.isnan().any()]
+    assert not [name for name, value in named_weights(network) if value.isnan().any()]
     for name, layer in network.named_modules():
         if isinstance(layer, nn.GroupNorm):
             assert (layer.weight == 1).all() and (layer.bias == 0).all()
+        elif isinstance(layer, FourierEmbedding):
+            assert 8 < layer.frequencies.std() < 32
         elif isinstance(layer, (nn.Conv2d, nn.Linear)):
             for parameter, bound in zip((layer.weight, layer.bias), expected_bounds(name, layer)):
                 assert parameter.abs().max() <= bound * (1 + 1e-6), name
@@ -270,12 +424,12 @@ def test_initial_distribution(make, built):
                 assert parameter.numel() < 400 or abs(parameter.std() / (bound / math.sqrt(3)) - 1) < 0.15, name
 
 
-@pytest.mark.parametrize("make", [make_encoder, make_decoder])
-def test_reset_parameters_sets_whole_parameters_once_and_through_nn_init_only(make, monkeypatch):
+@pytest.mark.parametrize(("part", "variant"), MODELS)
+def test_reset_parameters_sets_whole_parameters_once_and_through_nn_init_only(part, variant, monkeypatch):
     """Else transformers, loading a checkpoint, initialises over what it has loaded (it guards `torch.nn.init`, for whole
     parameters), or leaves what is missing uninitialised (it skips modules that hold no parameter themselves)."""
-    network = make()
-    before = {name: parameter.clone() for name, parameter in network.named_parameters()}
+    network = MAKE[part](variant)
+    before = {name: value.clone() for name, value in named_weights(network)}
     touched = []
     for name in dir(nn.init):
         if name.endswith("_") and not name.startswith("_"):
@@ -283,14 +437,15 @@ def test_reset_parameters_sets_whole_parameters_once_and_through_nn_init_only(ma
     reset_all(network)
     assert len(touched) == len(set(touched))
     for module in network.modules():
-        assert isinstance(module, NCSNPP_LAYERS) == bool(module._parameters)
-    assert set(touched) == {id(parameter) for parameter in network.parameters()}
-    for name, parameter in network.named_parameters():
-        assert torch.equal(parameter, before[name]), name
+        assert isinstance(module, NCSNPP_LAYERS) == bool(module._parameters or module._buffers)
+    assert set(touched) == {id(value) for _, value in named_weights(network)}
+    for name, value in named_weights(network):
+        assert torch.equal(value, before[name]), name
 
 
-def test_each_condition_influences_the_velocity_and_time_is_clamped():
-    _, decoder, inputs = filled_networks()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_condition_influences_the_velocity(variant):
+    _, decoder, inputs = filled_networks(variant)
     changed = {
         "sample": inputs["sample"].roll(1, 0),
         "t": torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64),
@@ -300,14 +455,48 @@ def test_each_condition_influences_the_velocity_and_time_is_clamped():
     with torch.no_grad():
         velocity = decoder(**inputs)
         for name, value in changed.items():
-            difference = (decoder(**(inputs | {name: value})) - velocity).flatten(1).norm(dim=1)
-            assert (difference > 1e-3).all(), name
-        inside, outside = torch.tensor([0.0, 0.5, 1.0]), torch.tensor([-0.5, 0.5, 1.5])
-        assert torch.equal(decoder(**(inputs | {"t": inside})), decoder(**(inputs | {"t": outside})))
+            difference = largest(decoder(**(inputs | {name: value})) - velocity)
+            assert (difference > 3e-4 * largest(velocity)).all(), name
 
 
-def test_every_feature_map_is_tapped():
-    encoder, _, inputs = filled_networks()
+@pytest.mark.parametrize(("variant", "smallest"), [("small", 0.0), ("large", 1e-3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_time_is_clamped(variant, smallest, dtype):
+    """Fourier features, of the logarithm of time, and the division by time begin at 1e-3."""
+    _, decoder, inputs = filled_networks(variant)
+    inside = torch.tensor([smallest, 0.5, 1.0], dtype=dtype)
+    outside = torch.tensor([-0.5, 0.5, 1.5], dtype=dtype)
+    with torch.no_grad():
+        velocity = decoder(**(inputs | {"t": inside}))
+        assert velocity.isfinite().all()
+        assert torch.equal(velocity, decoder(**(inputs | {"t": outside})))
+        assert torch.equal(velocity[:1], decoder(**(inputs | {"t": torch.zeros(3, dtype=dtype)}))[:1])
+        above = decoder(**(inputs | {"t": inside + 1e-3}))[:1]
+        assert largest(above - velocity[:1]) > 1e-3 * largest(velocity[:1])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int64])
+def test_time_is_taken_to_float32_before_anything_else(variant, dtype):
+    _, decoder, inputs = filled_networks(variant)
+    t = torch.tensor([0.0, 0.3, 1.0]).to(dtype)
+    with torch.no_grad():
+        assert torch.equal(decoder(**(inputs | {"t": t})), decoder(**(inputs | {"t": t.float()})))
+
+
+def test_scale_by_sigma_divides_by_the_step_number():
+    _, decoder, inputs = filled_networks("large")
+    plain = make_decoder("large", scale_by_sigma=False).double()
+    plain.load_state_dict(decoder.state_dict())
+    steps = torch.tensor([0.999, 299.7, 999.0]).double()
+    with torch.no_grad():
+        divided, expected = decoder(**inputs), plain(**inputs) / steps[:, None, None, None]
+    assert (largest(divided - expected) < 1e-6 * largest(expected)).all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_feature_map_is_tapped(variant):
+    encoder, _, inputs = filled_networks(variant)
     anchors = encoder(inputs["sample"])[1]
     for name, tap in encoder.taps.items():
         handle = tap.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
@@ -324,8 +513,9 @@ def test_labels_are_needed_exactly_by_a_decoder_with_labels():
         make_decoder()(**(inputs | {"labels": None}))
 
 
-def test_samples_do_not_depend_on_their_batch():
-    encoder, decoder, inputs = filled_networks()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_samples_do_not_depend_on_their_batch(variant):
+    encoder, decoder, inputs = filled_networks(variant)
     together = run(encoder, decoder, inputs)
     for i in range(3):
         alone = run(encoder, decoder, {name: value[i : i + 1] for name, value in inputs.items()})
@@ -333,9 +523,11 @@ def test_samples_do_not_depend_on_their_batch():
             torch.testing.assert_close(value, together[name][i : i + 1])
 
 
-def test_dropout_acts_in_training_only():
-    encoder, decoder, inputs = fill(make_encoder(dropout=0.5)), fill(make_decoder(dropout=0.5)), random_inputs()
-    without = run(fill(make_encoder(dropout=0.0)), fill(make_decoder(dropout=0.0)), inputs)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_dropout_acts_in_training_only(variant):
+    encoder, decoder = fill(make_encoder(variant, dropout=0.5)), fill(make_decoder(variant, dropout=0.5))
+    inputs = random_inputs()
+    without = run(fill(make_encoder(variant)), fill(make_decoder(variant)), inputs)
     first, second = run(encoder, decoder, inputs), run(encoder, decoder, inputs)
     in_eval_mode = run(encoder.eval(), decoder.eval(), inputs)
     for name, value in without.items():
@@ -343,13 +535,19 @@ def test_dropout_acts_in_training_only():
         assert torch.equal(in_eval_mode[name], value), name
 
 
-@pytest.mark.parametrize("part", ["encoder", "decoder"])
-def test_gradient_checkpointing_gives_the_same_gradients(part, monkeypatch):
+@pytest.mark.parametrize(("part", "variant"), MODELS)
+def test_gradient_checkpointing_gives_the_same_gradients(part, variant, monkeypatch):
     """Also with dropout, whose masks have to be drawn again; and the blocks do run a second time, in training."""
     inputs = random_inputs()
-    network = fill(make_encoder(dropout=0.3) if part == "encoder" else make_decoder(dropout=0.3))
-    runs, original = [], ResidualBlock.forward
-    monkeypatch.setattr(ResidualBlock, "forward", lambda self, *args: runs.append(self) or original(self, *args))
+    network = fill(MAKE[part](variant, dropout=0.3))
+    runs = []
+    for block_class in (ResidualBlock, OutputSkip):
+        monkeypatch.setattr(
+            block_class,
+            "forward",
+            lambda self, *args, original=block_class.forward: runs.append(self) or original(self, *args),
+        )
+    num_blocks = sum(not isinstance(block, InputSkip) for block in network.blocks.values())
 
     def gradients() -> dict[str, torch.Tensor]:
         runs.clear()
@@ -360,42 +558,66 @@ def test_gradient_checkpointing_gives_the_same_gradients(part, monkeypatch):
         return {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
 
     expected = gradients()
-    assert len(runs) == len(network.blocks)
+    assert len(runs) == num_blocks
     network.gradient_checkpointing = True
     actual = gradients()
-    assert len(runs) == 2 * len(network.blocks)
+    assert len(runs) == 2 * num_blocks
     for name, gradient in expected.items():
         assert torch.equal(gradient, actual[name]), name
     network.eval(), gradients()
-    assert len(runs) == len(network.blocks)
+    assert len(runs) == num_blocks
 
 
-def test_every_parameter_gets_a_gradient():
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_parameter_gets_a_gradient(variant):
     inputs = random_inputs()
-    encoder, decoder = fill(make_encoder()), fill(make_decoder())
+    encoder, decoder = fill(make_encoder(variant)), fill(make_decoder(variant))
     encoder(inputs["sample"])[1].square().sum().backward()
     decoder(**inputs).square().sum().backward()
     for network in (encoder, decoder):
         for name, parameter in network.named_parameters():
-            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+            assert parameter.grad.isfinite().all() and (parameter.grad != 0).any(), name
 
 
-def test_autocast_and_half_precision_keep_anchors_in_float32():
-    encoder, decoder, inputs = fill(make_encoder()), fill(make_decoder()), random_inputs()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_autocast_and_half_precision_keep_anchors_in_float32(variant, dtype):
+    encoder, decoder, inputs = fill(make_encoder(variant)), fill(make_decoder(variant)), random_inputs()
     expected = run(encoder, decoder, inputs)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         autocast = run(encoder, decoder, inputs)
-    # a half-precision network takes latents and times in float32 all the same
-    half = run(encoder.bfloat16(), decoder.bfloat16(), inputs | {"sample": inputs["sample"].bfloat16()})
+    # a half-precision network takes latents and times in float32 all the same, and Fourier frequencies in float32
+    frequencies = [module for module in decoder.modules() if isinstance(module, FourierEmbedding)]
+    kept = [module.frequencies.clone() for module in frequencies]
+    encoder.to(dtype), decoder.to(dtype)
+    for module, values in zip(frequencies, kept):
+        module.frequencies = values
+    half = run(encoder, decoder, inputs | {"sample": inputs["sample"].to(dtype)})
+    # what is divided by time is divided in float32 and comes in the dtype of the sample
+    assert autocast["velocity"].dtype == (dtype if variant == "small" else torch.float32)
+    assert half["velocity"].dtype == dtype
     for actual in (autocast, half):
         assert actual["anchors"].dtype == torch.float32
-        assert actual["velocity"].dtype == torch.bfloat16
         for name, value in actual.items():
-            assert (value - expected[name]).norm() < 0.05 * expected[name].norm(), name
+            assert (largest(value - expected[name]) < 0.05 * largest(expected[name])).all(), name
 
 
-def test_channels_last_gives_the_same_outputs():
-    encoder, decoder, inputs = fill(make_encoder()), fill(make_decoder()), random_inputs()
+def test_time_is_embedded_in_float32_under_autocast():
+    decoder, inputs, embedded = fill(make_decoder("large")), random_inputs(), []
+    decoder.condition_embedding.time_embedding.register_forward_hook(
+        lambda module, args, output: embedded.append(output)
+    )
+    with torch.no_grad():
+        decoder(**inputs)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            decoder(**inputs)
+    assert embedded[0].dtype == embedded[1].dtype == torch.float32
+    assert torch.equal(*embedded)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_channels_last_gives_the_same_outputs(variant):
+    encoder, decoder, inputs = fill(make_encoder(variant)), fill(make_decoder(variant)), random_inputs()
     expected = run(encoder, decoder, inputs)
     layout = {"memory_format": torch.channels_last}
     inputs["sample"] = inputs["sample"].to(**layout)
@@ -403,10 +625,27 @@ def test_channels_last_gives_the_same_outputs():
         torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_networks_on_the_meta_device_give_shapes(variant):
+    with torch.device("meta"):
+        outputs = run(
+            make_encoder(variant),
+            make_decoder(variant),
+            {key: torch.empty_like(value, device="meta") for key, value in random_inputs().items()},
+        )
+    assert {name: (*value.shape,) for name, value in outputs.items()} == {
+        "features": (5, 16),
+        "anchors": (5, 6),
+        "velocity": (5, 1, 8, 8),
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_compiles_without_graph_breaks(gradient_checkpointing):
+def test_compiles_without_graph_breaks(gradient_checkpointing, variant):
     inputs = random_inputs()
-    encoder, decoder = fill(make_encoder(num_res_blocks=1)), fill(make_decoder(num_res_blocks=1))
+    encoder = fill(make_encoder(variant, num_res_blocks=1))
+    decoder = fill(make_decoder(variant, num_res_blocks=1))
     encoder.gradient_checkpointing = decoder.gradient_checkpointing = gradient_checkpointing
     torch.compiler.reset()
     anchors = torch.compile(encoder, fullgraph=True, backend="eager")(inputs["sample"])[1]
@@ -432,6 +671,10 @@ def test_compiles_without_graph_breaks(gradient_checkpointing):
         ({"attention_resolutions": (4, 16)}, r"`attention_resolutions` must be among.*\[8, 4\], got \[16\]"),
         ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\), got 1.0"),
         ({"dropout": -0.1}, "`dropout`"),
+        ({"fir_kernel": (1, 2, 1)}, r"`fir_kernel` must be an even number of taps.* got \(1, 2, 1\)"),
+        ({"fir_kernel": ()}, "`fir_kernel`"),
+        ({"input_skip": "residual"}, r"`input_skip` must be one of \[None, 'sum', 'cat'\], got 'residual'"),
+        ({"input_skip": "cat", "base_channels": 68}, r"`base_channels`.* 136 channels"),
     ],
 )
 @pytest.mark.parametrize("make", [make_encoder, make_decoder])
@@ -440,9 +683,20 @@ def test_arguments_that_describe_no_network_are_named(make, changes, message):
         make(**changes)
 
 
-@pytest.mark.parametrize("name", ["tap_channels", "tap_hidden_dim", "tap_layers"])
-def test_arguments_of_one_network_only_are_checked(name):
-    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
-        make_encoder(**{name: 0})
-    with pytest.raises(ValueError, match="`num_labels` must be at least 0, got -1"):
-        make_decoder(num_labels=-1)
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("encoder", {"tap_channels": 0}, "`tap_channels` must be at least 1, got 0"),
+        ("encoder", {"tap_hidden_dim": 0}, "`tap_hidden_dim` must be at least 1, got 0"),
+        ("encoder", {"tap_layers": 0}, "`tap_layers` must be at least 1, got 0"),
+        ("encoder", {"tap_resolutions": (4, 16)}, r"`tap_resolutions` must be among.*\[8, 4\], got \[16\]"),
+        ("encoder", {"tap_resolutions": ()}, "`tap_resolutions` must have at least one resolution"),
+        ("decoder", {"num_labels": -1}, "`num_labels` must be at least 0, got -1"),
+        ("decoder", {"time_embedding": "positional"}, r"`time_embedding`.*'sinusoidal', 'fourier'.*got 'positional'"),
+        ("decoder", {"fourier_scale": 0.0}, "`fourier_scale` must be positive, got 0.0"),
+        ("decoder", {"scale_by_sigma": True}, "`scale_by_sigma`.*`time_embedding` 'sinusoidal'"),
+    ],
+)
+def test_arguments_of_one_network_only_are_checked(part, changes, message):
+    with pytest.raises(ValueError, match=message):
+        MAKE[part](**changes)

@@ -1,0 +1,190 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""GroupNorm ResNet with a projection head: the image encoder of representation learning.
+
+The bottleneck ResNet-50/101/152 (He et al., arXiv 1512.03385; the stride is in the 3x3 convolution) with every batch norm
+replaced by GroupNorm of 32 groups, so that an image is encoded without regard to its batch, under a projection head (Chen
+et al., arXiv 2002.05709) whose last layer is a GroupNorm, too: anchors have mean 0 and variance 1 in each of 32 groups
+before scale and shift. (As an encoder of a Latent Zoning Network: arXiv 2509.15591.)
+
+Within a block, parameters are registered in the published order: the shortcut comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+# The published networks by depth: bottlenecks of each stage. Multiply the widths for a wider network.
+RESNET_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+RESNET_WIDTHS = (64, 128, 256, 512)
+
+EXPANSION = 4  # a bottleneck of width W has 4 W output channels
+NUM_GROUPS = 32
+
+
+# Each layer that holds parameters has a `reset_parameters()` of its own, and blocks have none: see layers_ncsnpp.py.
+class HeConv2d(nn.Conv2d):
+    """Convolution without bias that keeps height and width, up to its stride."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Weights normal with variance 2 / fan_out."""
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+
+
+class ZeroGroupNorm(nn.GroupNorm):
+    """GroupNorm whose scale starts at 0, so that the residual of a new block vanishes."""
+
+    def reset_parameters(self) -> None:
+        """Scale and shift 0."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+# The classes of all layers with parameters. `reset_parameters()` on all modules of these classes sets everything once.
+RESNET_LAYERS = (nn.Conv2d, nn.Linear, nn.GroupNorm)
+
+
+class Bottleneck(nn.Module):
+    """`relu(shortcut(x) + norm(conv1x1(relu(norm(conv3x3(relu(norm(conv1x1(x)))))))))` with `4 * width` output channels.
+
+    The shortcut is a 1x1 convolution with GroupNorm where the shape changes, else the identity.
+
+    Args:
+        in_channels: channels of the input.
+        width: channels between the 1x1 convolutions.
+        stride: stride of the 3x3 convolution and of the shortcut.
+    """
+
+    def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        out_channels = EXPANSION * width
+        self.shortcut_conv = self.shortcut_norm = None
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut_conv = HeConv2d(in_channels, out_channels, 1, stride)
+            self.shortcut_norm = nn.GroupNorm(NUM_GROUPS, out_channels)
+        self.conv1 = HeConv2d(in_channels, width, 1)
+        self.norm1 = nn.GroupNorm(NUM_GROUPS, width)
+        self.conv2 = HeConv2d(width, width, 3, stride)
+        self.norm2 = nn.GroupNorm(NUM_GROUPS, width)
+        self.conv3 = HeConv2d(width, out_channels, 1)
+        self.norm3 = ZeroGroupNorm(NUM_GROUPS, out_channels)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`(B, in_channels, H, W)` -> `(B, 4 * width, H', W')` with H' = H / stride, W' = W / stride, rounded up."""
+        residual = F.relu(self.norm1(self.conv1(hidden)), inplace=True)
+        residual = F.relu(self.norm2(self.conv2(residual)), inplace=True)
+        residual = self.norm3(self.conv3(residual))
+        if self.shortcut_conv is not None:
+            hidden = self.shortcut_norm(self.shortcut_conv(hidden))
+        return F.relu(hidden + residual, inplace=True)
+
+
+class ProjectionHead(nn.ModuleDict):
+    """`num_layers` linear layers without bias, each followed by GroupNorm, with ReLU between them.
+
+    All but the last keep the width of the input. The linear layers keep PyTorch's own initialisation.
+    """
+
+    def __init__(self, in_features: int, out_features: int, num_layers: int) -> None:
+        super().__init__()
+        for i in range(num_layers):
+            width = out_features if i == num_layers - 1 else in_features
+            self[f"linear{i}"] = nn.Linear(in_features, width, bias=False)
+            self[f"norm{i}"] = nn.GroupNorm(NUM_GROUPS, width)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`(B, in_features)` -> `(B, out_features)`."""
+        for i in range(len(self) // 2):
+            hidden = self[f"linear{i}"](hidden if i == 0 else F.relu(hidden, inplace=True))
+            hidden = self[f"norm{i}"](hidden)
+        return hidden
+
+
+class ResNetEncoder(nn.Module):
+    """Image encoder: a GroupNorm ResNet, whose spatial mean goes through a projection head to the anchor.
+
+    It takes images of any size. The last stage has 1/32 of it in the published networks, rounded up: where that is 1 x 1,
+    use a last width of 64 or more, because the 32 groups of 32 channels have then one element each, which GroupNorm makes 0.
+
+    Attribute `feature_dim` is the width of the features. Attribute `gradient_checkpointing`, set to `True`, makes
+    training keep less in memory and compute stem and blocks once more in the backward pass.
+
+    Args:
+        in_channels: channels of the images.
+        latent_dim: width of the anchors; a multiple of 32, and more than that.
+        depths: bottlenecks of each stage; see `RESNET_DEPTHS`. The first block of all stages but the first halves height
+            and width.
+        widths: width of the bottlenecks of each stage, multiples of 32; see `RESNET_WIDTHS`. The stem has the first one's.
+        head_layers: linear layers of the projection head.
+
+    Raises:
+        ValueError: if an argument does not describe a network; names the argument.
+    """
+
+    def __init__(
+        self, *, in_channels: int, latent_dim: int, depths: Sequence[int], widths: Sequence[int], head_layers: int
+    ) -> None:
+        super().__init__()
+        for name, value in (("in_channels", in_channels), ("head_layers", head_layers)):
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        if not depths or min(depths) < 1:
+            raise ValueError(f"`depths` must be one or more positive integers, one a stage, got {depths}.")
+        if len(widths) != len(depths):
+            raise ValueError(
+                f"`widths` must have one entry for each of the {len(depths)} stages in `depths`, got {widths}."
+            )
+        if any(width < NUM_GROUPS or width % NUM_GROUPS for width in widths):
+            raise ValueError(
+                f"`widths` must be positive multiples of {NUM_GROUPS}, the groups of GroupNorm, got {widths}."
+            )
+        if latent_dim <= NUM_GROUPS or latent_dim % NUM_GROUPS:
+            raise ValueError(
+                f"`latent_dim` must be a multiple of {NUM_GROUPS} and larger, because anchors are normalised in "
+                f"{NUM_GROUPS} groups and a group of one element would be constant, got {latent_dim}."
+            )
+        self.latent_dim = latent_dim
+        self.feature_dim = EXPANSION * widths[-1]
+        self.gradient_checkpointing = False
+        self.stem_conv = HeConv2d(in_channels, widths[0], 7, stride=2)
+        self.stem_norm = nn.GroupNorm(NUM_GROUPS, widths[0])
+        self.stages = nn.ModuleList()
+        channels = widths[0]
+        for depth, width in zip(depths, widths):
+            blocks = [Bottleneck(channels, width, stride=2 if len(self.stages) else 1)]
+            channels = EXPANSION * width
+            blocks += [Bottleneck(channels, width) for _ in range(depth - 1)]
+            self.stages.append(nn.ModuleList(blocks))
+        self.head = ProjectionHead(self.feature_dim, latent_dim, head_layers)
+
+    def _stem(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        hidden = self.stem_conv((pixel_values + 1) / 2)
+        return F.max_pool2d(F.relu(self.stem_norm(hidden), inplace=True), 3, stride=2, padding=1)
+
+    def _run(self, function: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(function, hidden, use_reentrant=False)
+        return function(hidden)
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode `pixel_values` `(B, in_channels, H, W)` in [-1, 1], each image by itself.
+
+        Returns:
+            features `(B, feature_dim)`, the spatial mean of the last stage, and anchors `(B, latent_dim)` in float32 at
+            least.
+        """
+        hidden = self._run(self._stem, pixel_values)
+        for stage in self.stages:
+            for block in stage:
+                hidden = self._run(block, hidden)
+        features = hidden.mean(dim=(2, 3))
+        anchors = self.head(features)
+        return features, anchors.to(torch.promote_types(anchors.dtype, torch.float32))
