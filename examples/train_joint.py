@@ -130,6 +130,10 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
         label_names=data.label_names,
         pretrained=model_args.model_name_or_path,
     )
+    if model.decoder is None:
+        raise ValueError(
+            "train_joint.py trains an image decoder beside the encoder, but `decoder_type` of the model is None."
+        )
     # Where convolutions are fastest; the weights are the same.
     model.to(memory_format=torch.channels_last)
     settings = resolve_settings(model.config, data=data_args, training=run, joint=joint)

@@ -14,6 +14,13 @@ class LZNConfig(PreTrainedConfig):
         image_size (`int`, *optional*, defaults to 32): height and width of the images, in pixels.
         num_channels (`int`, *optional*, defaults to 3): channels of the images, 1 or 3 for the image processor.
         latent_dim (`int`, *optional*, defaults to 200): size of anchors and latents.
+        encoder_type (`str`, *optional*, defaults to `"ncsnpp"`): `"ncsnpp"` (arguments from `encoder_base_channels` on) or `"resnet"`
+            (`encoder_depths`, `encoder_widths`, `encoder_head_layers`), see [`NCSNppEncoder`], [`ResNetEncoder`].
+        decoder_type (`str`, *optional*, defaults to `"ncsnpp"`): `"ncsnpp"`, see [`NCSNppDecoder`], or `None` for a model that embeds
+            (and classifies, if it has labels), but does not generate.
+        encoder_depths, encoder_widths (`list[int]`, *optional*, defaults to those of a ResNet-50): blocks and bottleneck
+            width of each stage of a ResNet encoder.
+        encoder_head_layers (`int`, *optional*, defaults to 2): linear layers of its projection head.
         encoder_base_channels, decoder_base_channels (`int`, *optional*, defaults to 128): channels at full resolution.
         encoder_channel_multipliers, decoder_channel_multipliers (`list[int]`, *optional*, defaults to `(1, 2, 2, 2)`):
             channels of each resolution level in units of the base channels; each level halves the resolution.
@@ -21,13 +28,25 @@ class LZNConfig(PreTrainedConfig):
         encoder_attention_resolutions, decoder_attention_resolutions (`list[int]`, *optional*, defaults to `(16,)`):
             resolutions with self-attention, among those of the levels; the middle always has it.
         encoder_dropout, decoder_dropout (`float`, *optional*, defaults to 0.15): dropout in the residual blocks, in [0, 1).
+        encoder_skip_rescale, decoder_skip_rescale (`bool`, *optional*, defaults to `True`): whether sums of two branches are divided
+            by the square root of two.
+        encoder_fir_kernel, decoder_fir_kernel (`list[float]`, *optional*): taps of the low-pass filter of all resampling, an even
+            number of them; default: nearest neighbour and 2x2 mean. Published at 256 pixels: `[1, 3, 3, 1]`.
+        encoder_input_skip, decoder_input_skip (`str`, *optional*): `"sum"` or `"cat"`: how the image, resampled to each level, joins
+            the feature map on the way down; default: not at all. Published at 256 pixels: `"sum"`.
+        decoder_output_skip (`bool`, *optional*, defaults to `False`): whether the velocity is the sum of the outputs of all levels.
+        decoder_time_embedding (`str`, *optional*, defaults to `"sinusoidal"`): `"sinusoidal"`, or `"fourier"`: random features
+            of the logarithm of the time.
+        decoder_fourier_scale (`float`, *optional*, defaults to 16.0): standard deviation of their frequencies.
+        decoder_scale_by_sigma (`bool`, *optional*, defaults to `False`): whether the output is divided by 999 t; needs `"fourier"`.
+        encoder_tap_resolutions (`list[int]`, *optional*): resolutions with latent taps; default: all.
         encoder_tap_channels (`int`, *optional*, defaults to 20): channels of each latent tap of the encoder.
         encoder_tap_hidden_dim (`int`, *optional*, defaults to 200): hidden units of each latent tap.
         encoder_tap_layers (`int`, *optional*, defaults to 2): linear layers of each latent tap.
-        latent_solver (`str`, *optional*, defaults to `"adams"`): solver of the latent computation, see
-            [`latent_zones.compute_latents`]. Published: `"dpmsolver++"`.
+        latent_solver (`str`, *optional*, defaults to `"adams"`): solver of the latents of images, see
+            [`latent_zones.compute_latents`]. Published: `"dpmsolver++"` (joint and generative models), `"euler"` (representations).
         latent_num_steps (`int`, *optional*, defaults to 20): its evaluations of the expected anchor.
-        alignment_solver (`str`, *optional*, defaults to `"adams"`): solver of the alignment with the label anchors, see
+        alignment_solver (`str`, *optional*, defaults to `"adams"`): solver of the flow of the label anchors, in both directions, see
             [`latent_zones.trace_assignments`]. Published: `"euler"`.
         alignment_num_steps (`int`, *optional*, defaults to 20): its evaluations. Published: 100.
         step_cutoff (`float`, *optional*, defaults to 0.2): share of early alignment steps that the loss leaves out.
@@ -51,20 +70,37 @@ class LZNConfig(PreTrainedConfig):
     num_channels: int = 3
     latent_dim: int = 200
 
+    encoder_type: str = "ncsnpp"
+    encoder_depths: list[int] | tuple[int, ...] = (3, 4, 6, 3)
+    encoder_widths: list[int] | tuple[int, ...] = (64, 128, 256, 512)
+    encoder_head_layers: int = 2
+
     encoder_base_channels: int = 128
     encoder_channel_multipliers: list[int] | tuple[int, ...] = (1, 2, 2, 2)
     encoder_num_res_blocks: int = 4
     encoder_attention_resolutions: list[int] | tuple[int, ...] = (16,)
     encoder_dropout: float | int = 0.15
+    encoder_skip_rescale: bool = True
+    encoder_fir_kernel: list[float | int] | tuple[float | int, ...] | None = None
+    encoder_input_skip: str | None = None
+    encoder_tap_resolutions: list[int] | tuple[int, ...] | None = None
     encoder_tap_channels: int = 20
     encoder_tap_hidden_dim: int = 200
     encoder_tap_layers: int = 2
 
+    decoder_type: str | None = "ncsnpp"
     decoder_base_channels: int = 128
     decoder_channel_multipliers: list[int] | tuple[int, ...] = (1, 2, 2, 2)
     decoder_num_res_blocks: int = 4
     decoder_attention_resolutions: list[int] | tuple[int, ...] = (16,)
     decoder_dropout: float | int = 0.15
+    decoder_skip_rescale: bool = True
+    decoder_fir_kernel: list[float | int] | tuple[float | int, ...] | None = None
+    decoder_input_skip: str | None = None
+    decoder_output_skip: bool = False
+    decoder_time_embedding: str = "sinusoidal"
+    decoder_fourier_scale: float | int = 16.0
+    decoder_scale_by_sigma: bool = False
 
     latent_solver: str = "adams"
     latent_num_steps: int = 20
@@ -84,9 +120,9 @@ class LZNConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.label2id = {name: id for id, name in self.id2label.items()}
         # Lists as JSON has them, so that a saved and reloaded configuration is equal to the first one.
-        for part in ("encoder", "decoder"):
-            for name in (f"{part}_channel_multipliers", f"{part}_attention_resolutions"):
-                setattr(self, name, list(getattr(self, name)))
+        for name, value in list(vars(self).items()):
+            if isinstance(value, tuple):
+                setattr(self, name, list(value))
         self._check()
 
     def to_diff_dict(self):
@@ -100,9 +136,13 @@ class LZNConfig(PreTrainedConfig):
 
         for name in ("image_size", "num_channels", "latent_dim", "latent_num_steps", "alignment_num_steps"):
             check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("encoder_tap_channels", "encoder_tap_hidden_dim", "encoder_tap_layers"):
+        for name in ("encoder_tap_channels", "encoder_tap_hidden_dim", "encoder_tap_layers", "encoder_head_layers"):
             check(name, getattr(self, name) >= 1, "at least 1")
+        check("encoder_type", self.encoder_type in ("ncsnpp", "resnet"), "'ncsnpp' or 'resnet'")
+        check("decoder_type", self.decoder_type in ("ncsnpp", None), "'ncsnpp' or None")
         for part in ("encoder", "decoder"):
+            if getattr(self, f"{part}_type") != "ncsnpp":
+                continue
             for name in (f"{part}_base_channels", f"{part}_num_res_blocks"):
                 check(name, getattr(self, name) >= 1, "at least 1")
             multipliers = getattr(self, f"{part}_channel_multipliers")
@@ -120,12 +160,10 @@ class LZNConfig(PreTrainedConfig):
                 f"divisible by {coarsest} for the levels of `{part}_channel_multipliers`",
             )
             resolutions = [self.image_size // 2**level for level in range(len(multipliers))]
-            attention = f"{part}_attention_resolutions"
-            check(
-                attention,
-                set(getattr(self, attention)) <= set(resolutions),
-                f"a list of resolutions among {resolutions}",
-            )
+            for name in (f"{part}_attention_resolutions", "encoder_tap_resolutions"):
+                value = getattr(self, name)
+                if value is not None and name.startswith(part):
+                    check(name, set(value) <= set(resolutions), f"a list of resolutions among {resolutions}")
         for name in ("latent_solver", "alignment_solver"):
             check(name, getattr(self, name) in ("adams", "euler", "dpmsolver++"), "'adams', 'euler' or 'dpmsolver++'")
         check("step_cutoff", 0 <= self.step_cutoff < 1, "in [0, 1)")

@@ -16,6 +16,25 @@ from .configuration_lzn import LZNConfig
 from .distributed_lzn import gather_with_gradient, log_label_frequencies
 from .latent_zones import alignment_loss, compute_latents, trace_assignments
 from .networks_ncsnpp import NCSNPP_LAYERS, NCSNppDecoder, NCSNppEncoder
+from .networks_resnet import RESNET_LAYERS, ResNetEncoder
+
+
+# The arguments of each network that LZNConfig has under the name of the part: `encoder_base_channels`, ...
+NCSNPP_ARGUMENTS = (
+    "base_channels",
+    "channel_multipliers",
+    "num_res_blocks",
+    "attention_resolutions",
+    "dropout",
+    "skip_rescale",
+    "fir_kernel",
+    "input_skip",
+)
+ENCODER_ARGUMENTS = {
+    "ncsnpp": (*NCSNPP_ARGUMENTS, "tap_channels", "tap_hidden_dim", "tap_layers", "tap_resolutions"),
+    "resnet": ("depths", "widths", "head_layers"),
+}
+DECODER_ARGUMENTS = (*NCSNPP_ARGUMENTS, "output_skip", "time_embedding", "fourier_scale", "scale_by_sigma")
 
 
 @dataclass
@@ -51,12 +70,14 @@ class LZNPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
+    # In half precision the phases of the Fourier features of the time are noise.
+    _keep_in_fp32_modules_strict = {"time_embedding"}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # Not super(): it would overwrite the initialisation of the layers with normal(0, 0.02). Only functions of nn.init here:
         # transformers makes them skip what a checkpoint has filled.
-        if isinstance(module, NCSNPP_LAYERS):
+        if isinstance(module, (*NCSNPP_LAYERS, *RESNET_LAYERS)):
             module.reset_parameters()
         elif isinstance(module, LZNModel):
             if module.label_anchors is not None:
@@ -73,30 +94,18 @@ class LZNModel(LZNPreTrainedModel):
 
     def __init__(self, config: LZNConfig):
         super().__init__(config)
-        self.encoder = NCSNppEncoder(
-            image_size=config.image_size,
-            in_channels=config.num_channels,
-            latent_dim=config.latent_dim,
-            base_channels=config.encoder_base_channels,
-            channel_multipliers=config.encoder_channel_multipliers,
-            num_res_blocks=config.encoder_num_res_blocks,
-            attention_resolutions=config.encoder_attention_resolutions,
-            dropout=config.encoder_dropout,
-            tap_channels=config.encoder_tap_channels,
-            tap_hidden_dim=config.encoder_tap_hidden_dim,
-            tap_layers=config.encoder_tap_layers,
-        )
-        self.decoder = NCSNppDecoder(
-            image_size=config.image_size,
-            in_channels=config.num_channels,
-            latent_dim=config.latent_dim,
-            num_labels=config.num_labels,
-            base_channels=config.decoder_base_channels,
-            channel_multipliers=config.decoder_channel_multipliers,
-            num_res_blocks=config.decoder_num_res_blocks,
-            attention_resolutions=config.decoder_attention_resolutions,
-            dropout=config.decoder_dropout,
-        )
+        image = {"in_channels": config.num_channels, "latent_dim": config.latent_dim}
+        arguments = {name: getattr(config, f"encoder_{name}") for name in ENCODER_ARGUMENTS[config.encoder_type]}
+        if config.encoder_type == "resnet":
+            self.encoder = ResNetEncoder(**image, **arguments)
+        else:
+            self.encoder = NCSNppEncoder(image_size=config.image_size, **image, **arguments)
+        self.decoder = None
+        if config.decoder_type is not None:
+            arguments = {name: getattr(config, f"decoder_{name}") for name in DECODER_ARGUMENTS}
+            self.decoder = NCSNppDecoder(
+                image_size=config.image_size, num_labels=config.num_labels, **image, **arguments
+            )
         label_anchors = torch.empty(config.num_labels, config.latent_dim) if config.num_labels else None
         self.label_anchors = nn.Parameter(label_anchors) if config.num_labels else None
         reference_anchors = torch.empty(config.num_reference_anchors, config.latent_dim)
@@ -132,7 +141,8 @@ class LZNModel(LZNPreTrainedModel):
             return_dict (`bool`, *optional*): whether to return an [`LZNOutput`] (default) or a tuple.
 
         Raises:
-            ValueError: for images or labels of a wrong shape or range, and a batch of one image in the whole pool.
+            ValueError: for images or labels of a wrong shape or range, a batch of one image in the whole pool, and for a loss of a
+                model that has neither decoder nor labels.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return_loss = labels is not None if return_loss is None else return_loss
@@ -155,6 +165,8 @@ class LZNModel(LZNPreTrainedModel):
     ) -> dict[str, Tensor]:
         """The loss fields of [`LZNOutput`]; arguments as in `forward`, which draws what is None."""
         config = self.config
+        if self.decoder is None and not config.num_labels:
+            raise ValueError("this model has neither an image decoder nor labels, so it has no loss of its own.")
         if config.num_labels:
             if labels is None:
                 raise ValueError(
@@ -168,17 +180,19 @@ class LZNModel(LZNPreTrainedModel):
             )
         draw = {"device": anchors.device, "dtype": torch.float32, "generator": generator}
         noise = torch.randn(anchors.shape, **draw) if noise is None else noise
-        timesteps = torch.rand(len(anchors), **draw) if timesteps is None else timesteps
-        sample_noise = torch.randn(pixel_values.shape, **draw) if sample_noise is None else sample_noise
-
         latents = self._compute_latents(anchors, noise, pool)
-        t = timesteps[:, None, None, None]
-        sample = t * pixel_values + (1 - t) * sample_noise
-        velocity = self.predict_velocity(sample, timesteps, latents, labels)
-        reconstruction_loss = F.mse_loss(velocity.float(), (pixel_values - sample_noise).float())
-        loss = config.reconstruction_weight * reconstruction_loss
+        losses = {"latents": latents}
+        loss = 0.0
+        if self.decoder is not None:
+            timesteps = torch.rand(len(anchors), **draw) if timesteps is None else timesteps
+            sample_noise = torch.randn(pixel_values.shape, **draw) if sample_noise is None else sample_noise
+            t = timesteps[:, None, None, None]
+            sample = t * pixel_values + (1 - t) * sample_noise
+            velocity = self.predict_velocity(sample, timesteps, latents, labels)
+            losses["reconstruction_loss"] = F.mse_loss(velocity.float(), (pixel_values - sample_noise).float())
+            loss = loss + config.reconstruction_weight * losses["reconstruction_loss"]
         if not config.num_labels:
-            return {"loss": loss, "reconstruction_loss": reconstruction_loss, "latents": latents}
+            return {**losses, "loss": loss}
 
         # At evaluation the frequencies would leak the labels of the batch into the prediction.
         log_weights = log_label_frequencies(labels, config.num_labels) if self.training else None
@@ -191,13 +205,8 @@ class LZNModel(LZNPreTrainedModel):
             num_steps=config.alignment_num_steps,
         )
         label_loss = alignment_loss(label_log_probs, config.step_cutoff, config.alignment_reduction)
-        return {
-            "loss": loss + config.alignment_weight * label_loss,
-            "reconstruction_loss": reconstruction_loss,
-            "alignment_loss": label_loss,
-            "latents": latents,
-            "label_log_probs": label_log_probs,
-        }
+        loss = loss + config.alignment_weight * label_loss
+        return {**losses, "loss": loss, "alignment_loss": label_loss, "label_log_probs": label_log_probs}
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """Embeddings `(B, F)` of images `(B, C, H, W)` in [-1, 1]: the encoder features before the head. Raises as `forward`."""
@@ -261,7 +270,8 @@ class LZNModel(LZNPreTrainedModel):
         anchors = label_anchors[labels]
         if noise is None:
             noise = torch.randn(anchors.shape, device=anchors.device, generator=generator)
-        return self._compute_latents(anchors, noise, label_anchors)
+        solver, num_steps = self.config.alignment_solver, self.config.alignment_num_steps
+        return compute_latents(anchors, noise, label_anchors, solver=solver, num_steps=num_steps)
 
     def classify_latents(self, latents: Tensor) -> Tensor:
         """Log-probabilities `(B, num_labels)` of the label zones that latents `(B, D)` lie in.
@@ -326,8 +336,10 @@ class LZNModel(LZNPreTrainedModel):
             `Tensor` of shape `(B, C, H, W)`: the velocity.
 
         Raises:
-            ValueError: if latents are missing, or labels are given to a model without labels.
+            ValueError: if the model has no decoder, latents are missing, or labels are given to a model without labels.
         """
+        if self.decoder is None:
+            raise ValueError("this model has no image decoder (config.decoder_type is None): it cannot generate.")
         if latents is None:
             raise ValueError(
                 "`latents` are needed: get_label_latents(labels), get_image_latents(pixel_values), or prior noise "
@@ -354,9 +366,11 @@ class LZNModel(LZNPreTrainedModel):
         self.config.num_reference_anchors = len(anchors)
 
     def _encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        size = self.config.image_size
-        expected = (self.config.num_channels, size, size)
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
+        config = self.config
+        expected = (config.num_channels, config.image_size, config.image_size)
+        # A ResNet without a decoder beside it takes images of any size.
+        checked = slice(1, 2 if config.encoder_type == "resnet" and config.decoder_type is None else 4)
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[checked]) != expected[: checked.stop - 1]:
             raise ValueError(
                 f"`pixel_values` must have shape (batch, {', '.join(map(str, expected))}), got {tuple(pixel_values.shape)}; "
                 "LZNImageProcessor resizes and converts images."

@@ -130,7 +130,9 @@ def with_labels(model: LZNModel, id2label: Mapping[int, str]) -> LZNModel:
 
 def model_parts(model: LZNModel) -> dict[str, list[nn.Parameter]]:
     """The parameters of each part that has its own learning rate and its own moving average."""
-    parts = {"encoder": list(model.encoder.parameters()), "decoder": list(model.decoder.parameters())}
+    parts = {"encoder": list(model.encoder.parameters())}
+    if model.decoder is not None:
+        parts["decoder"] = list(model.decoder.parameters())
     if model.label_anchors is not None:
         parts["label_anchors"] = [model.label_anchors]
     return parts
