@@ -3,40 +3,61 @@
 
 from __future__ import annotations
 
-import difflib
-import json
-import os
-import tempfile
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
+from diffusers import ImagePipelineOutput, SchedulerMixin
+from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from huggingface_hub import CommitInfo, ModelCard, ModelCardData, create_repo, file_exists
 from torch import Tensor
 from transformers.image_utils import ImageInput
 
 from .image_processing_lzn import LZNImageProcessor, check_output_type
 from .modeling_lzn import LZNModel
-from .sampling_lzn import check_scheduler, default_scheduler, integrate_velocity, run_scheduler, set_timesteps, slerp
+from .pipeline_arguments_lzn import (
+    SOLVERS,
+    Generators,
+    check_at_least,
+    check_generators,
+    check_solver,
+    check_tensor,
+    label_to_id,
+)
+from .pipeline_folder_lzn import FlatFolderPipeline
+from .sampling_lzn import (
+    check_scheduler,
+    default_scheduler,
+    integrate_rk45,
+    integrate_velocity,
+    run_scheduler,
+    set_timesteps,
+    slerp,
+)
 
 
-# The files of each component, flat in one folder; a component that the caller passes needs none.
-MODEL_FILES = {
-    "model": ("config.json", "model.safetensors"),
-    "scheduler": ("scheduler_config.json",),
-    "image_processor": ("preprocessor_config.json",),
-}
-
-Generators = torch.Generator | list[torch.Generator] | None
 Images = ImageInput | Mapping[str, Tensor]
-Solver = Callable[[Callable[[Tensor, float], Tensor], Tensor], Tensor]
+# Takes a velocity function and samples at one end of the image flow to the samples at the other end.
+Solver = Callable[[Callable[..., Tensor], Tensor], Tensor]
 
 
-class LZNPipeline(DiffusionPipeline):
+@dataclass
+class LZNInversion(BaseOutput):
+    """What images come from; `pipe(latents=inversion.latents, sample_noise=inversion.noise, ...)` gives them back.
+
+    Args:
+        latents (`Tensor` of shape `(B, latent_dim)`): latents of the images, float32 on the CPU.
+        noise (`Tensor` of shape `(B, C, H, W)`): the starts of their image flows, float32 on the CPU.
+    """
+
+    latents: Tensor
+    noise: Tensor
+
+
+class LZNPipeline(FlatFolderPipeline):
     r"""
     Generates, classifies, embeds, reconstructs and interpolates images with one [`LZNModel`].
 
@@ -47,11 +68,20 @@ class LZNPipeline(DiffusionPipeline):
     Networks run over chunks of `batch_size` images. All noise is drawn before, so results do not depend on the chunks; with a
     list of generators, one an image, a result does not depend on the other images of the call either.
 
+    Wherever a method takes a `solver`, this is `"euler"` or `"heun"` (`num_inference_steps` uniform steps of the image flow with
+    one or two network evaluations each) or `"rk45"` (adaptive steps with a tolerance of 1e-5 each, [`integrate_rk45`]: it does not
+    use `num_inference_steps`, and its choice of steps makes of different rounding, as other chunks bring, differences as large as
+    its error). The flow runs between t = 1, the image, and t = `t_min`, in [0, 1), which is taken for the noise: the published
+    models were trained and sampled with 1e-3.
+
     Args:
         model ([`LZNModel`]): the encoder, decoder and anchors.
         scheduler (`SchedulerMixin`): diffusers solver of the image flow, see [`default_scheduler`]. Also supported:
             `FlowMatchEulerDiscreteScheduler`, `FlowMatchHeunDiscreteScheduler`, `DPMSolverMultistepScheduler`.
         image_processor ([`LZNImageProcessor`]): images to pixel values and back.
+
+    Raises:
+        ValueError: for a model without a decoder, and for other schedulers.
 
     Example:
 
@@ -66,6 +96,11 @@ class LZNPipeline(DiffusionPipeline):
 
     def __init__(self, model: LZNModel, scheduler: SchedulerMixin, image_processor: LZNImageProcessor):
         super().__init__()
+        if model.decoder is None:
+            raise ValueError(
+                "`model` must have a decoder, as a pipeline generates images, got one without: use it by itself, as loaded by "
+                "`AutoModel.from_pretrained(...)`."
+            )
         check_scheduler(scheduler)
         self.register_modules(model=model, scheduler=scheduler, image_processor=image_processor)
 
@@ -86,6 +121,9 @@ class LZNPipeline(DiffusionPipeline):
         batch_size: int = 64,
         output_type: str = "pil",
         return_dict: bool = True,
+        solver: str | None = None,
+        t_min: float = 0.0,
+        sample_noise: Tensor | None = None,
     ) -> ImagePipelineOutput | tuple:
         r"""
         Generates images of labels (all of the first label first), from given latents, or (with neither) from prior noise.
@@ -94,14 +132,18 @@ class LZNPipeline(DiffusionPipeline):
             label (`str`, `int` or list of them, *optional*): names or ids of `model.config.id2label`. `None`: latents are prior
                 noise, `num_images_per_label` of them; a decoder that is conditioned on labels gets that of the zone of each.
             num_images_per_label (`int`, *optional*, defaults to 1): images of each label, or of each of the `latents`.
-            num_inference_steps (`int`, *optional*, defaults to 20): steps of the scheduler, one network evaluation each
-                (`2 num_inference_steps - 1` in all with `FlowMatchHeunDiscreteScheduler`).
+            num_inference_steps (`int`, *optional*, defaults to 20): steps of the scheduler or solver, one network evaluation each
+                (`2 num_inference_steps - 1` in all with `FlowMatchHeunDiscreteScheduler`, two a step with `solver="heun"`).
             generator (`torch.Generator` or list of them, one an image, *optional*): draws all noise.
             latents (`Tensor` of shape `(N, latent_dim)`, *optional*): points of the latent space, instead of `label`.
             batch_size (`int`, *optional*, defaults to 64): images that are generated at once.
             output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`, `"np"` (`(B, H, W, C)` in [0, 1]) or `"pt"`
                 (`(B, C, H, W)` in [0, 1]).
             return_dict (`bool`, *optional*, defaults to `True`): whether to return an `ImagePipelineOutput` or a tuple.
+            solver (`str`, *optional*): `"euler"`, `"heun"` or `"rk45"`, see [`LZNPipeline`]. `None`: the scheduler.
+            t_min (`float`, *optional*, defaults to 0): the time at which a `solver` starts with the noise.
+            sample_noise (`Tensor` of shape `(N, C, H, W)`, *optional*): the noise of each of the N images that the image flow starts
+                from, instead of drawing it.
 
         Raises:
             ValueError: for unknown labels, labels of a model that has none, and arguments out of range or of a wrong shape.
@@ -109,21 +151,22 @@ class LZNPipeline(DiffusionPipeline):
         # 1. Check everything before anything is computed.
         check_output_type(output_type)
         check_scheduler(self.scheduler)
-        _check_at_least(1, num_images_per_label=num_images_per_label, num_inference_steps=num_inference_steps)
-        _check_at_least(1, batch_size=batch_size)
+        check_at_least(1, num_images_per_label=num_images_per_label, num_inference_steps=num_inference_steps)
+        check_at_least(1, batch_size=batch_size)
+        check_solver(solver, t_min, (None, *SOLVERS))
         if label is not None and latents is not None:
             raise ValueError("pass either `label` or `latents`, got both.")
         config, device = self.model.config, self._execution_device
         labels = None if label is None else self._label_ids(label).repeat_interleave(num_images_per_label).to(device)
         if latents is not None:
-            shape = tuple(getattr(latents, "shape", ()))
-            if len(shape) != 2 or shape[0] == 0 or shape[1] != config.latent_dim:
-                raise ValueError(f"`latents` must be a tensor of shape (N, {config.latent_dim}), got shape {shape}.")
+            check_tensor("latents", latents, ("N", config.latent_dim))
             latents = latents.to(device, torch.float32).repeat_interleave(num_images_per_label, 0)
-            if not latents.isfinite().all():
-                raise ValueError("`latents` must be finite, got NaN or infinite values.")
         num_images = next((len(rows) for rows in (labels, latents) if rows is not None), num_images_per_label)
-        _check_generators(generator, num_images)
+        check_generators(generator, num_images)
+        shape = (num_images, config.num_channels, config.image_size, config.image_size)
+        if sample_noise is not None:
+            check_tensor("sample_noise", sample_noise, shape)
+            sample_noise = sample_noise.to(device, torch.float32)
 
         with self._inference():
             # 2. Latents: given, in the zones of the labels, or prior noise.
@@ -134,11 +177,10 @@ class LZNPipeline(DiffusionPipeline):
             labels = self._zone_labels(latents) if labels is None else labels
 
             # 3. Images: from noise along the velocity of the decoder.
-            shape = (num_images, config.num_channels, config.image_size, config.image_size)
-            sample = randn_tensor(shape, generator, device, torch.float32)
-            solver = partial(run_scheduler, self.scheduler, num_inference_steps)
-            num_evaluations = len(set_timesteps(self.scheduler, num_inference_steps, device))
-            sample = self._solve(solver, num_evaluations, sample, latents, labels, batch_size)
+            if sample_noise is None:
+                sample_noise = randn_tensor(shape, generator, device, torch.float32)
+            flow = self._flow(solver, (t_min, 1), num_inference_steps)
+            sample = self._solve(*flow, sample_noise, latents, labels, batch_size)
 
         # 4. To the wanted type.
         return self._output(sample, output_type, return_dict)
@@ -157,7 +199,7 @@ class LZNPipeline(DiffusionPipeline):
         Raises:
             ValueError: if the model has no labels or no reference anchors, and for bad images.
         """
-        _check_at_least(1, top_k=top_k, batch_size=batch_size)
+        check_at_least(1, top_k=top_k, batch_size=batch_size)
         config = self.model.config
         if config.num_labels == 0:
             raise ValueError("this model has no labels (config.num_labels is 0), so it cannot classify.")
@@ -172,16 +214,51 @@ class LZNPipeline(DiffusionPipeline):
 
     def embed(self, images: Images, batch_size: int = 64) -> Tensor:
         """Embeddings `(B, F)` of images, float32 on the CPU; see [`LZNModel.get_image_features`]."""
-        _check_at_least(1, batch_size=batch_size)
+        check_at_least(1, batch_size=batch_size)
         pixel_values = self._pixel_values(images)
         with self._inference():
             features = [self.model.get_image_features(chunk) for chunk in pixel_values.split(batch_size)]
         return torch.cat(features).float().cpu()
 
+    def invert(
+        self,
+        images: Images,
+        num_inference_steps: int = 20,
+        solver: str = "heun",
+        t_min: float = 0.0,
+        generator: Generators = None,
+        batch_size: int = 64,
+    ) -> LZNInversion:
+        r"""Takes images to their latents and to the noise of the image flow that these come from.
+
+        The flow runs from the image x1 at t = 1 down to x at t = `t_min`, and goes on from there to t = 0 on the straight line
+        from the image, as published: `noise = (x - t_min x1) / (1 - t_min)`.
+
+        Args:
+            images: see [`LZNPipeline`].
+            num_inference_steps (`int`, *optional*, defaults to 20): steps of `"euler"` and `"heun"`.
+            solver (`str`, *optional*, defaults to `"heun"`): `"euler"`, `"heun"` or `"rk45"`, see [`LZNPipeline`].
+            t_min (`float`, *optional*, defaults to 0): the time at which the flow ends.
+            generator (`torch.Generator` or list of them, one an image, *optional*): draws the place in the latent zones.
+            batch_size (`int`, *optional*, defaults to 64): images that are inverted at once.
+
+        Raises:
+            ValueError: if the model has no reference anchors, and for bad images or arguments.
+        """
+        check_at_least(1, num_inference_steps=num_inference_steps, batch_size=batch_size)
+        check_solver(solver, t_min, SOLVERS)
+        pixel_values = self._pixel_values(images)
+        check_generators(generator, len(pixel_values))
+        with self._inference():
+            latents, noise = self._invert(pixel_values, num_inference_steps, solver, t_min, generator, batch_size)
+        return LZNInversion(latents=latents.cpu(), noise=noise.cpu())
+
     def reconstruct(
         self,
         images: Images,
         num_inference_steps: int = 20,
+        solver: str = "heun",
+        t_min: float = 0.0,
         generator: Generators = None,
         batch_size: int = 64,
         output_type: str = "pil",
@@ -189,24 +266,24 @@ class LZNPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple:
         """Takes images to their latents and the noise of the image flow, and from these back to images.
 
-        Both ways are Heun steps over the same times ([`integrate_velocity`]), so the error shrinks with their square.
+        Both ways have the same solver; with Heun steps, the default, the error shrinks with their square.
 
         Args:
-            images: see [`LZNPipeline`].
-            num_inference_steps (`int`, *optional*, defaults to 20): steps each way, two network evaluations a step.
-            generator (`torch.Generator` or list of them, one an image, *optional*): draws the place in the latent zones.
-            batch_size, output_type, return_dict: see [`LZNPipeline.__call__`].
+            images, num_inference_steps, solver, t_min, generator, batch_size: see [`LZNPipeline.invert`].
+            output_type, return_dict: see [`LZNPipeline.__call__`].
 
         Raises:
-            ValueError: if the model has no reference anchors, and for bad images or arguments.
+            ValueError: as [`LZNPipeline.invert`].
         """
         check_output_type(output_type)
-        _check_at_least(1, num_inference_steps=num_inference_steps, batch_size=batch_size)
+        check_at_least(1, num_inference_steps=num_inference_steps, batch_size=batch_size)
+        check_solver(solver, t_min, SOLVERS)
         pixel_values = self._pixel_values(images)
-        _check_generators(generator, len(pixel_values))
+        check_generators(generator, len(pixel_values))
         with self._inference():
-            latents, noise = self._invert(pixel_values, num_inference_steps, generator, batch_size)
-            sample = self._integrate(noise, latents, (0, 1), num_inference_steps, batch_size)
+            latents, noise = self._invert(pixel_values, num_inference_steps, solver, t_min, generator, batch_size)
+            flow = self._flow(solver, (t_min, 1), num_inference_steps)
+            sample = self._solve(*flow, noise, latents, self._zone_labels(latents), batch_size)
         return self._output(sample, output_type, return_dict)
 
     def interpolate(
@@ -215,6 +292,8 @@ class LZNPipeline(DiffusionPipeline):
         image_b: Images,
         num_steps: int = 8,
         num_inference_steps: int = 20,
+        solver: str = "heun",
+        t_min: float = 0.0,
         generator: Generators = None,
         batch_size: int = 64,
         output_type: str = "pil",
@@ -226,97 +305,26 @@ class LZNPipeline(DiffusionPipeline):
             image_a, image_b: one image each, see [`LZNPipeline`].
             num_steps (`int`, *optional*, defaults to 8): images to return, at least 2: the first and the last are what
                 `reconstruct([image_a, image_b], generator=generator)` gives.
-            num_inference_steps, generator, batch_size, output_type, return_dict: see [`LZNPipeline.reconstruct`].
+            num_inference_steps, solver, t_min, generator, batch_size, output_type, return_dict: see [`LZNPipeline.reconstruct`].
 
         Raises:
             ValueError: as [`LZNPipeline.reconstruct`], and for anything but one image on each side.
         """
         check_output_type(output_type)
-        _check_at_least(1, num_inference_steps=num_inference_steps, batch_size=batch_size)
-        _check_at_least(2, num_steps=num_steps)
-        _check_generators(generator, 2)
+        check_at_least(1, num_inference_steps=num_inference_steps, batch_size=batch_size)
+        check_at_least(2, num_steps=num_steps)
+        check_solver(solver, t_min, SOLVERS)
+        check_generators(generator, 2)
         pixel_values = torch.cat([self._pixel_values(image) for image in (image_a, image_b)])
         if len(pixel_values) != 2:
             raise ValueError(f"`image_a` and `image_b` must be one image each, got {len(pixel_values)} in all.")
         with self._inference():
-            ends = self._invert(pixel_values, num_inference_steps, generator, batch_size)
+            ends = self._invert(pixel_values, num_inference_steps, solver, t_min, generator, batch_size)
             weights = torch.linspace(0, 1, num_steps).tolist()
             latents, noise = (torch.stack([slerp(a, b, weight) for weight in weights]) for a, b in ends)
-            sample = self._integrate(noise, latents, (0, 1), num_inference_steps, batch_size)
+            flow = self._flow(solver, (t_min, 1), num_inference_steps)
+            sample = self._solve(*flow, noise, latents, self._zone_labels(latents), batch_size)
         return self._output(sample, output_type, return_dict)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> LZNPipeline:
-        """Loads a folder or a repository of the Hub; see `DiffusionPipeline.from_pretrained` for the arguments.
-
-        Raises:
-            FileNotFoundError: if the folder lacks a file, naming it.
-        """
-        if os.path.isdir(pretrained_model_name_or_path):
-            _check_model_folder(pretrained_model_name_or_path, kwargs, pretrained_model_name_or_path)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-
-    @classmethod
-    def download(cls, pretrained_model_name: str | os.PathLike, **kwargs) -> str | os.PathLike:
-        """Downloads a repository and checks that no file is missing; see `DiffusionPipeline.download`."""
-        folder = super().download(pretrained_model_name, **kwargs)
-        _check_model_folder(folder, kwargs, pretrained_model_name)
-        return folder
-
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike,
-        push_to_hub: bool = False,
-        *,
-        repo_id: str | None = None,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        create_pr: bool = False,
-    ) -> CommitInfo | None:
-        """Saves all components flat in one folder, which transformers' auto classes and pipelines open, too.
-
-        Args:
-            save_directory (`str` or `os.PathLike`): the folder. A `README.md` in it is kept; without one a short card is written.
-            push_to_hub (`bool`, *optional*, defaults to `False`): whether to upload the folder, too.
-            repo_id (`str`, *optional*): the repository; defaults to the name of the folder in the own namespace.
-            commit_message, private, token, create_pr (*optional*): see `huggingface_hub.create_repo` and `upload_folder`.
-        """
-        save_directory = os.fspath(save_directory)
-        if os.path.isfile(save_directory):
-            raise ValueError(f"`save_directory` must be a folder, got the file {save_directory!r}.")
-        if push_to_hub:
-            repo_id = repo_id or os.path.basename(os.path.abspath(save_directory))
-            repo_id = create_repo(repo_id, exist_ok=True, private=private, token=token).repo_id
-        for component in (self.model, self.scheduler, self.image_processor):
-            component.save_pretrained(save_directory)
-        self.save_config(save_directory)
-        card_path = os.path.join(save_directory, "README.md")
-        if not os.path.isfile(card_path) and not (push_to_hub and file_exists(repo_id, "README.md", token=token)):
-            self._model_card(repo_id or "path/to/this/folder").save(card_path)
-        if push_to_hub:
-            return self._upload_folder(save_directory, repo_id, token, commit_message, create_pr)
-
-    def to_json_string(self) -> str:
-        """The content of model_index.json, without the path of the folder that this pipeline was loaded from."""
-        config = json.loads(super().to_json_string())
-        config.pop("_name_or_path", None)
-        return json.dumps(config, indent=2, sort_keys=True) + "\n"
-
-    def push_to_hub(self, repo_id: str, **kwargs) -> CommitInfo:
-        """Uploads the pipeline to the Hub; keyword arguments as in [`LZNPipeline.save_pretrained`]."""
-        with tempfile.TemporaryDirectory() as folder:
-            return self.save_pretrained(folder, push_to_hub=True, repo_id=repo_id, **kwargs)
-
-    def _model_card(self, location: str) -> ModelCard:
-        tags = ["latent-zoning-network", "image-generation", "image-feature-extraction"]
-        metadata = ModelCardData(library_name="lzn_hf", tags=tags).to_yaml()
-        return ModelCard(
-            f"---\n{metadata}\n---\n\n# Latent Zoning Network\n\nA model of [Latent Zoning Networks]"
-            "(https://arxiv.org/abs/2509.15591): one latent space that generates, embeds and classifies images.\n\n"
-            f'```py\nfrom lzn_hf import LZNPipeline\n\npipe = LZNPipeline.from_pretrained("{location}")\n'
-            "image = pipe().images[0]\nembedding = pipe.embed(image)\n```\n"
-        )
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
@@ -343,7 +351,7 @@ class LZNPipeline(DiffusionPipeline):
         labels = list(label) if isinstance(label, (list, tuple)) else [label]
         if not labels:
             raise ValueError("`label` must be at least one label, got an empty list.")
-        return torch.tensor([_label_id(one, config.label2id, config.num_labels) for one in labels])
+        return torch.tensor([label_to_id(one, config.label2id, config.num_labels) for one in labels])
 
     def _zone_labels(self, latents: Tensor) -> Tensor | None:
         """The labels of the zones that latents lie in, for the decoder; `None` for a model without labels."""
@@ -360,7 +368,13 @@ class LZNPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _invert(
-        self, pixel_values: Tensor, num_inference_steps: int, generator: Generators, batch_size: int
+        self,
+        pixel_values: Tensor,
+        num_inference_steps: int,
+        solver: str,
+        t_min: float,
+        generator: Generators,
+        batch_size: int,
     ) -> tuple[Tensor, Tensor]:
         """The latents `(B, D)` of images and the noise `(B, C, H, W)` that the image flow makes the images from."""
         if self.model.reference_anchors is None:
@@ -372,78 +386,44 @@ class LZNPipeline(DiffusionPipeline):
         prior = randn_tensor(shape, generator, pixel_values.device, torch.float32)
         chunks = zip(pixel_values.split(batch_size), prior.split(batch_size))
         latents = torch.cat([self.model.get_image_latents(x, noise=n) for x, n in chunks])
-        return latents, self._integrate(pixel_values, latents, (1, 0), num_inference_steps, batch_size)
+        flow = self._flow(solver, (1, t_min), num_inference_steps)
+        sample = self._solve(*flow, pixel_values, latents, self._zone_labels(latents), batch_size)
+        return latents, (sample - t_min * pixel_values) / (1 - t_min)
 
-    def _integrate(
-        self, sample: Tensor, latents: Tensor, ends: tuple[float, float], num_inference_steps: int, batch_size: int
-    ) -> Tensor:
-        """Uniform Heun steps from one time to another; the decoder's labels are those of the zones of the latents."""
-        solver = partial(integrate_velocity, times=torch.linspace(*ends, num_inference_steps + 1).tolist())
-        return self._solve(solver, 2 * num_inference_steps, sample, latents, self._zone_labels(latents), batch_size)
+    def _flow(self, solver: str | None, ends: tuple[float, float], num_inference_steps: int) -> tuple[Solver, float]:
+        """A solver of the image flow from one time to another, and the number of its velocity evaluations; `None`: the scheduler."""
+        if solver is None:
+            num_evaluations = len(set_timesteps(self.scheduler, num_inference_steps, self._execution_device))
+            return partial(run_scheduler, self.scheduler, num_inference_steps), num_evaluations
+        if solver == "rk45":
+            return (lambda velocity_fn, sample: integrate_rk45(velocity_fn, sample, *ends)[0]), math.inf
+        times = torch.linspace(*ends, num_inference_steps + 1, dtype=torch.float64).tolist()
+        num_evaluations = num_inference_steps * (2 if solver == "heun" else 1)
+        return partial(integrate_velocity, times=times, method=solver), num_evaluations
 
     def _solve(
         self,
         solver: Solver,
-        num_evaluations: int,
+        num_evaluations: float,
         sample: Tensor,
         latents: Tensor,
         labels: Tensor | None,
         batch_size: int,
     ) -> Tensor:
-        """Applies a solver of the image flow, `(velocity_fn, sample)` to the sample at the other end, to each chunk."""
+        """Applies a solver of the image flow to each chunk; the conditions of a sample are those of its row."""
         starts, samples = range(0, len(sample), batch_size), []
-        with self.progress_bar(total=num_evaluations * len(starts)) as progress:
+        with self.progress_bar(total=num_evaluations * len(starts)) as progress:  # infinite: not known
             for start in starts:
-                rows = slice(start, start + batch_size)
-                conditions = latents[rows], None if labels is None else labels[rows]
+                chunk = slice(start, start + batch_size)
+                conditions = latents[chunk], None if labels is None else labels[chunk]
 
-                def velocity_fn(x: Tensor, t: float, conditions=conditions) -> Tensor:
+                def velocity_fn(x: Tensor, t: Tensor | float, rows=slice(None), conditions=conditions) -> Tensor:
                     progress.update()
-                    return self.model.predict_velocity(x, t, *conditions).float()
+                    latents, labels = (None if condition is None else condition[rows] for condition in conditions)
+                    return self.model.predict_velocity(x, t, latents, labels).float()
 
-                samples.append(solver(velocity_fn, sample[rows]))
+                samples.append(solver(velocity_fn, sample[chunk]))
         return torch.cat(samples)
 
 
-def _label_id(label: str | int, label2id: dict[str, int], num_labels: int) -> int:
-    names = list(label2id)
-    if isinstance(label, str):
-        if label in label2id:
-            return label2id[label]
-        near = difflib.get_close_matches(label, names, n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        known = ", ".join(map(repr, names[:10])) + (", ..." if num_labels > 10 else "")
-        raise ValueError(f"`label` {label!r} is unknown.{hint} The model has {num_labels} labels: {known}.")
-    if not isinstance(label, Integral) or isinstance(label, bool):
-        raise ValueError(f"`label` must be a name or an id of a label, got {label!r} of type {type(label).__name__}.")
-    if not 0 <= label < num_labels:
-        raise ValueError(f"`label` must be in 0..{num_labels - 1}, got {label}.")
-    return int(label)
-
-
-def _check_at_least(minimum: int, **arguments: int) -> None:
-    for name, value in arguments.items():
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
-            raise ValueError(f"`{name}` must be a whole number of at least {minimum}, got {value!r}.")
-
-
-def _check_generators(generator: Generators, num_images: int) -> None:
-    if isinstance(generator, list) and len(generator) != num_images:
-        raise ValueError(f"`generator` must be one or a list of {num_images}, one an image, got {len(generator)}.")
-
-
-def _check_model_folder(folder: str | os.PathLike, components: Mapping[str, object], name: str | os.PathLike) -> None:
-    """Raises a `FileNotFoundError` that names the files a folder lacks; `components` are those that need none."""
-    wanted = [file for part, files in MODEL_FILES.items() if components.get(part) is None for file in files]
-    found = set(os.listdir(folder))
-    if "model.safetensors.index.json" in found:
-        found.add("model.safetensors")
-    missing = [file for file in ["model_index.json", *wanted] if file not in found]
-    if missing:
-        raise FileNotFoundError(
-            f"{os.fspath(name)!r} lacks {', '.join(missing)}. Save the whole pipeline with `LZNPipeline.save_pretrained`; a "
-            "model alone, saved without it, loads as `LZNPipeline.from_model(LZNModel.from_pretrained(...))`."
-        )
-
-
-__all__ = ["LZNPipeline"]
+__all__ = ["LZNInversion", "LZNPipeline"]
