@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lzn_hf import latent_zones
+from lzn_hf import latent_schedules, latent_zones
 from lzn_hf.latent_zones import SOLVERS, alignment_loss, compute_latents, trace_assignments
 
 
@@ -281,7 +281,7 @@ def test_a_pool_that_is_mostly_one_anchor():
 @pytest.mark.parametrize("solver", ["euler", "dpmsolver++"])
 @pytest.mark.parametrize("decode", [False, True])
 def test_published_schedules_are_finite_where_they_are_used(solver, decode):
-    schedule = latent_zones._published_schedule(solver, 12, decode=decode, like=torch.zeros(()))
+    schedule = latent_schedules.published_schedule(solver, 12, decode=decode, like=torch.zeros(()))
     assert torch.isfinite(schedule.s[:-1]).all() and torch.isfinite(schedule.weights).all()
     assert (schedule.s.diff(dim=0) > 0).all() if decode else (schedule.s.diff(dim=0) < 0).all()
 
@@ -294,7 +294,7 @@ def test_integration_gradients_are_exact():
         inputs.requires_grad_()
     for include_own in (False, True):
         distance = latent_zones._distances(anchors.detach(), pool.detach())
-        schedule = latent_zones._adams_encode_schedule(distance, None, 5)
+        schedule = latent_schedules.adams_encode_schedule(*latent_schedules.neighbour_scales(distance, None), 5)
 
         def run(anchors, noise, pool, log_weights, include_own=include_own, schedule=schedule):
             distance = latent_zones._distances(anchors, pool)

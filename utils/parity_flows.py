@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from parity_report import Check, GoldenFile, max_difference
 from torch import Tensor, nn
 
-from lzn_hf.latent_zones import DPM_EPS, EULER_EPS, compute_latents, trace_assignments
+from lzn_hf.latent_schedules import DPM_EPS, EULER_EPS
+from lzn_hf.latent_zones import compute_latents, trace_assignments
 from lzn_hf.layers_ncsnpp import (
     AttentionBlock,
     FourierEmbedding,

@@ -24,33 +24,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from .latent_pairs import approach_pairs, find_pairs, leave_pairs
+from .latent_schedules import (
+    DPM_EPS,
+    NEIGHBOUR_RESOLVED,
+    Schedule,
+    adams_decode_schedule,
+    adams_encode_schedule,
+    neighbour_scales,
+    published_schedule,
+)
 
 
 Solver = Literal["adams", "euler", "dpmsolver++"]
 SOLVERS = ("adams", "euler", "dpmsolver++")
 
-# The published end points in t: Euler starts this far from the anchor, DPM-Solver++ keeps this far from both ends.
-EULER_EPS = 1e-4
-DPM_EPS = 1e-3
-
-# Adams grid. Zones of two anchors at distance d meet where s d is about 1: at s d = 8 the neighbour's probability is below
-# e^-8 for noise of three standard deviations, at s d = 4 most of the turning is still ahead.
-NEIGHBOUR_RESOLVED = 8.0
-TURNING = 4.0
-# Anchors closer than this share of the median distance are one anchor as far as the grid is concerned. Their zones together
-# keep the right mass and shape; resolving them apart would waste the grid on a single direction of the latent.
-MERGE_DISTANCE = 1e-3
-
-
-class _Schedule(NamedTuple):
-    """A linear multistep method: `y <- y + sum_j weights[k, j] * E_{k-j}` after evaluating E_k at `s[k]`, k = 0..S-1."""
-
-    s: Tensor  # (S + 1, 1 | B, 1); s[S] is where the last step ends, infinite when decoding all the way to the anchor
-    weights: Tensor  # (S, 3, 1 | B, 1)
+# Towards the anchors, the grid of "adams" tells anchors apart that are farther than this share of the typical distance; isolated
+# pairs below are told apart in the last step.
+GRID_RESOLUTION = 1 / 50
 
 
 def compute_latents(
@@ -101,9 +97,13 @@ def compute_latents(
         anchors, u, pool, log_weights = _in_compute_dtype(anchors, noise, pool, log_weights)
         distance = _distances(anchors, pool)
         if solver == "adams":
-            schedule = _adams_encode_schedule(distance.detach(), log_weights, num_steps)
+            nearest, typical = neighbour_scales(distance.detach(), log_weights)
+            pairs = find_pairs(distance.detach(), typical, log_weights, include_own)
+            nearest = torch.where(pairs.isolated[:, None], pairs.next_distance[:, None], nearest)
+            schedule = adams_encode_schedule(nearest, typical, num_steps)
+            u = approach_pairs(u, anchors, pool, pairs, schedule.s[0])
         else:
-            schedule = _published_schedule(solver, num_steps, decode=False, like=anchors)
+            schedule = published_schedule(solver, num_steps, decode=False, like=anchors)
         u, _, _ = _integrate(u, anchors, pool, distance, log_weights, include_own, schedule, record=None)
         if solver == "dpmsolver++":  # published: the latent is x_t at t = DPM_EPS, not extrapolated to t = 0
             u = DPM_EPS * anchors + (1 - DPM_EPS) * u
@@ -155,10 +155,11 @@ def trace_assignments(
         # The target is the reference where there is one, so that its own logit is exact; else the middle of the pool.
         reference = pool.detach().mean(0, keepdim=True) if targets is None else pool[targets]
         distance = _distances(reference, pool)
+        finish = None
         if solver == "adams":
-            schedule = _adams_decode_schedule(pool.detach(), log_weights, num_steps)
+            schedule, finish = _decode_by_adams(pool, reference, log_weights, num_steps)
         else:
-            schedule = _published_schedule(solver, num_steps, decode=True, like=latents)
+            schedule = published_schedule(solver, num_steps, decode=True, like=latents)
         u = latents
         if solver == "dpmsolver++":  # published: the latent is taken to be x_t at t = DPM_EPS
             u = latents / (1 - DPM_EPS) - schedule.s[0] * reference
@@ -168,7 +169,9 @@ def trace_assignments(
                 return logits.log_softmax(-1)
             return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(-1)
 
-        u, expected, records = _integrate(u, reference, pool, distance, log_weights, False, schedule, record)
+        u, expected, records = _integrate(
+            u, reference, pool, distance, log_weights, False, schedule, record, finish=finish
+        )
         points = (1 - DPM_EPS) * reference + DPM_EPS * u if solver == "dpmsolver++" else expected
         return points.to(dtype), torch.stack(records).to(dtype)
 
@@ -212,14 +215,20 @@ def _integrate(
     distance: Tensor,
     log_weights: Tensor | None,
     include_own: bool,
-    schedule: _Schedule,
+    schedule: Schedule,
     record: Callable[[Tensor], Tensor] | None,
+    finish: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Runs (2) along the schedule: the last `u` (B, D), the last expected anchor (B, D), and `record(logits)` of every step."""
+    """Runs (2) along the schedule: the last `u` (B, D), the last expected anchor (B, D), and `record(logits)` of every step.
+
+    `finish(u, s, logits, next u, next s)` may replace the step to the last evaluation.
+    """
     square = distance.square()
     drifts: list[Tensor] = []
     records = []
-    for s, weights in zip(schedule.s[:-1], schedule.weights, strict=True):
+    last_step = len(schedule.weights) - 2
+    s = schedule.s[0]
+    for k, weights in enumerate(schedule.weights):
         su = s * u
         logits = su @ pool.T - (su * reference).sum(-1, keepdim=True)
         logits = torch.addcmul(logits, square, s * s, value=-0.5)
@@ -233,111 +242,39 @@ def _integrate(
         else:
             drift = logits.softmax(-1) @ pool - reference
         drifts = [drift, *drifts[:2]]
-        u = u + sum(w * d for w, d in zip(weights, drifts, strict=False))
+        step = u + sum(w * d for w, d in zip(weights, drifts, strict=False))
+        s_next = schedule.s[k + 1]
+        if finish is not None and k == last_step:
+            step, s_next = finish(u, s, logits, step, s_next)
+        u, s = step, s_next
     return u, reference + drifts[0], records
 
 
-def _published_schedule(solver: str, num_steps: int, *, decode: bool, like: Tensor) -> _Schedule:
-    """The published grids, uniform in t: Euler, and multistep DPM-Solver++ of order 3 (arXiv 2211.01095) in data prediction.
-
-    An Euler step in t on x is an Euler step in s on y. With `lambda = log s`, `h_k = lambda_{k+1} - lambda_k`, `phi_1 = expm1(-h)`,
-    `phi_2 = phi_1 / h + 1`, `phi_3 = phi_2 / h - 1/2`, a DPM-Solver++ step is `y += (s_{k+1} - s_k) E_k + s_{k+1} (phi_2 D_1 - phi_3 D_2)`
-    with divided differences D_1, D_2 of the expected anchors in lambda; in second order `(s_{k+1} - s_k) D_1 / 2` replaces the bracket.
-    """
-    grid = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
-    if solver == "euler":
-        t = grid if decode else (1 - EULER_EPS) * (1 - grid)
-        s = t / (1 - t)
-        steps = s.diff()
-        if decode:
-            steps[-1] = 0  # to s = infinity: the end point is the last expected anchor
-        weights = torch.stack([steps, torch.zeros_like(steps), torch.zeros_like(steps)], dim=1)
-    else:
-        t = torch.lerp(
-            torch.tensor(DPM_EPS, dtype=torch.float64), torch.tensor(1 - DPM_EPS, dtype=torch.float64), grid
-        )
-        s = (t if decode else t.flip(0)).logit().exp()
-        h = s.log().diff().tolist()
-        rows = []
-        for k, step in enumerate(s.diff().tolist()):
-            order = min(3, k + 1, num_steps - k if num_steps < 10 else 3)
-            first = second = 0.0  # factors of E_k - E_{k-1} and E_{k-1} - E_{k-2}
-            if order == 2:
-                first = 0.5 * step * h[k] / h[k - 1]
-            elif order == 3:
-                r0, r1 = h[k - 1] / h[k], h[k - 2] / h[k]
-                phi2 = math.expm1(-h[k]) / h[k] + 1
-                phi3 = phi2 / h[k] - 0.5
-                s_next = s[k + 1].item()
-                curvature = (s_next * phi2 * r0 - s_next * phi3) / (r0 + r1)
-                first = (s_next * phi2 + curvature) / r0
-                second = -curvature / r1
-            rows.append([step + first, second - first, -second])
-        weights = torch.tensor(rows, dtype=torch.float64)
-    return _Schedule(s[:, None, None].to(like), weights[:, :, None, None].to(like))
-
-
-def _adams_encode_schedule(distance: Tensor, log_weights: Tensor | None, num_steps: int) -> _Schedule:
-    """A grid for each row from its distances (B, N) to the pool: from where its zone is alone down to s = 0."""
-    nearest, typical = _neighbour_scales(distance, log_weights)
-    x = torch.linspace(1, 0, num_steps + 1, dtype=distance.dtype, device=distance.device)
-    s = _sinh_grid(x, nearest, typical)
-    return _Schedule(s, _adams_weights(s))
-
-
-def _adams_decode_schedule(pool: Tensor, log_weights: Tensor | None, num_steps: int) -> _Schedule:
-    """One grid for all rows, from s = 0 to where the closest zones of the pool are apart (at 1/50 of the typical distance at most)."""
-    nearest, typical = _neighbour_scales(_distances(pool, pool), log_weights)
+def _decode_by_adams(
+    pool: Tensor, reference: Tensor, log_weights: Tensor | None, num_steps: int
+) -> tuple[Schedule, Callable]:
+    """The schedule towards a pool, and the last step of the rows that go to an isolated pair of it, which the grid leaves together."""
+    anchors, pool = pool, pool.detach()  # the grid is a constant in the backward pass, the last step is not
+    distance = _distances(pool, pool)
+    nearest, typical = neighbour_scales(distance, log_weights)
+    pairs = find_pairs(distance, typical, log_weights, include_own=False)
     if log_weights is not None:
         present = torch.isfinite(log_weights)[:, None]
-        nearest = nearest.masked_fill(~present, math.inf)
-        typical = typical.masked_fill(~present, math.nan)
+        nearest, typical = nearest.masked_fill(~present, math.inf), typical.masked_fill(~present, math.nan)
     typical = typical.nanmedian(0, keepdim=True).values
-    nearest = nearest.amin(0, keepdim=True).clamp(min=typical / 50)
-    x = torch.linspace(0, 1, num_steps, dtype=pool.dtype, device=pool.device) if num_steps > 1 else pool.new_zeros(1)
-    s = _sinh_grid(x, nearest, typical)
-    s = torch.cat([s, s[-1:]])  # the end point is the last expected anchor: nothing to step to
-    return _Schedule(s, _adams_weights(s))
+    resolution = GRID_RESOLUTION * typical
+    pairs = pairs._replace(isolated=pairs.isolated & (pairs.distance < resolution.squeeze()))
+    nearest = torch.where(pairs.isolated[:, None], pairs.next_distance[:, None], nearest)
+    nearest = torch.maximum(nearest.amin(0, keepdim=True), resolution)
 
+    def finish(u: Tensor, s: Tensor, logits: Tensor, step: Tensor, s_next: Tensor) -> tuple[Tensor, Tensor]:
+        top = logits.argmax(-1)
+        s_apart = torch.maximum(NEIGHBOUR_RESOLVED / pairs.distance, s_next.squeeze())
+        u_pair, s_pair = leave_pairs(u, s, s_apart, top, reference, anchors, pairs)
+        isolated = pairs.isolated[top][:, None]
+        return torch.where(isolated, u_pair, step), torch.where(isolated, s_pair, s_next)
 
-def _neighbour_scales(distance: Tensor, log_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Distance of each row (R, N) to its nearest neighbour that is not merged with it, and the median distance, both (R, 1).
-
-    Rows without neighbours, whose grid has no effect, get 1 and 1.
-    """
-    if log_weights is not None:
-        distance = distance.masked_fill(torch.isneginf(log_weights), math.nan)
-    median = distance.nanmedian(-1, keepdim=True).values
-    # Where most of the pool is merged with the row, the largest distance is the scale of the rest.
-    median = torch.where(median > 0, median, distance.nan_to_num(nan=0.0).amax(-1, keepdim=True))
-    neighbours = distance.masked_fill(~(distance > MERGE_DISTANCE * median), math.inf)
-    nearest = neighbours.amin(-1, keepdim=True)
-    alone = torch.isinf(nearest)
-    return nearest.masked_fill(alone, 1.0), median.masked_fill(alone, 1.0)
-
-
-def _sinh_grid(x: Tensor, nearest: Tensor, typical: Tensor) -> Tensor:
-    """`s = c sinh(x asinh(s_hi / c))`, `c = 4 / typical`, `s_hi = 8 / nearest`: even in s around the prior, in log s beyond.
-
-    (S,), (R, 1), (R, 1) -> (S, R, 1).
-    """
-    c, s_hi = TURNING / typical, NEIGHBOUR_RESOLVED / nearest
-    return c * torch.sinh(x[:, None, None] * torch.asinh(s_hi / c))
-
-
-def _adams_weights(s: Tensor) -> Tensor:
-    """Adams-Bashforth weights of order 3 (1 and 2 in the first two steps) on the grid s (S + 1, R, 1): (S, 3, R, 1).
-
-    From the integral of the Newton polynomial through the last values: `h E_k + h^2/2 [E_k, E_{k-1}] + (h^3/3 + h^2 h_1/2)
-    [E_k, E_{k-1}, E_{k-2}]` with divided differences in s and steps h, h_1, h_2 (newest first).
-    """
-    h = s.diff(dim=0)
-    first, second = torch.zeros_like(h), torch.zeros_like(h)  # factors of E_k - E_{k-1} and E_{k-1} - E_{k-2}
-    first[1:] = h[1:].square() / (2 * h[:-1])
-    curvature = (h[2:] ** 3 / 3 + h[2:].square() * h[1:-1] / 2) / (h[1:-1] + h[:-2])
-    first[2:] += curvature / h[1:-1]
-    second[2:] = -curvature / h[:-2]
-    return torch.stack([h + first, second - first, -second], dim=1)
+    return adams_decode_schedule(nearest, typical, num_steps), finish
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
