@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lzn_hf.latent_pairs import Pairs, approach_pairs, find_pairs, leave_pairs
-from lzn_hf.latent_schedules import neighbour_scales
+from lzn_hf.latent_schedules import typical_distance
 from lzn_hf.latent_zones import compute_latents, trace_assignments
 
 
@@ -97,7 +97,7 @@ def test_gradients_of_the_closed_form_are_exact():
 
 def find(pool, anchors=None, log_weights=None, include_own=False):
     distance = torch.cdist(pool if anchors is None else anchors, pool)
-    typical = neighbour_scales(distance, log_weights)[1]
+    typical = typical_distance(distance, log_weights)
     return find_pairs(distance, typical, log_weights, include_own)
 
 

@@ -294,13 +294,16 @@ def test_integration_gradients_are_exact():
         inputs.requires_grad_()
     for include_own in (False, True):
         distance = latent_zones._distances(anchors.detach(), pool.detach())
-        schedule = latent_schedules.adams_encode_schedule(*latent_schedules.neighbour_scales(distance, None), 5)
+        typical = latent_schedules.typical_distance(distance, None)
+        schedule = latent_schedules.adams_encode_schedule(
+            latent_schedules.nearest_distance(distance, typical, None), typical, 5
+        )
 
         def run(anchors, noise, pool, log_weights, include_own=include_own, schedule=schedule):
             distance = latent_zones._distances(anchors, pool)
-            return latent_zones._integrate(noise, anchors, pool, distance, log_weights, include_own, schedule, None)[
-                :2
-            ]
+            return latent_zones._integrate(
+                noise, anchors, pool, distance.square(), log_weights, schedule, include_own=include_own
+            )[:2]
 
         assert torch.autograd.gradcheck(run, (anchors, noise, pool, log_weights))
 

@@ -88,20 +88,22 @@ def adams_decode_schedule(nearest: Tensor, typical: Tensor, num_steps: int) -> S
     return Schedule(s, _adams_weights(s))
 
 
-def neighbour_scales(distance: Tensor, log_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Distance of each row (R, N) to its nearest neighbour that is not merged with it, and the median distance, both (R, 1).
-
-    Rows without neighbours, whose grid has no effect, get 1 and 1.
-    """
+def typical_distance(distance: Tensor, log_weights: Tensor | None) -> Tensor:
+    """The median distance of each row (R, N) to the anchors, (R, 1); 1 where all are at distance 0."""
     if log_weights is not None:
         distance = distance.masked_fill(torch.isneginf(log_weights), math.nan)
     median = distance.nanmedian(-1, keepdim=True).values
     # Where most of the pool is merged with the row, the largest distance is the scale of the rest.
     median = torch.where(median > 0, median, distance.nan_to_num(nan=0.0).amax(-1, keepdim=True))
-    neighbours = distance.masked_fill(~(distance > MERGE_DISTANCE * median), math.inf)
-    nearest = neighbours.amin(-1, keepdim=True)
-    alone = torch.isinf(nearest)
-    return nearest.masked_fill(alone, 1.0), median.masked_fill(alone, 1.0)
+    return torch.where(median > 0, median, 1.0)
+
+
+def nearest_distance(distance: Tensor, typical: Tensor, log_weights: Tensor | None) -> Tensor:
+    """Distance of each row (R, N) to its nearest neighbour that is not merged with it, (R, 1); the typical one where there is none."""
+    if log_weights is not None:
+        distance = distance.masked_fill(torch.isneginf(log_weights), math.inf)
+    nearest = distance.masked_fill(distance <= MERGE_DISTANCE * typical, math.inf).amin(-1, keepdim=True)
+    return torch.where(torch.isinf(nearest), typical, nearest)
 
 
 def _sinh_grid(x: Tensor, nearest: Tensor, typical: Tensor) -> Tensor:

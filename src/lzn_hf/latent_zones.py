@@ -24,20 +24,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from .latent_pairs import approach_pairs, find_pairs, leave_pairs
+from .latent_kernel import expected_anchor
+from .latent_pairs import Pairs, approach_pairs, find_pairs, leave_pairs
 from .latent_schedules import (
     DPM_EPS,
     NEIGHBOUR_RESOLVED,
     Schedule,
     adams_decode_schedule,
     adams_encode_schedule,
-    neighbour_scales,
+    nearest_distance,
     published_schedule,
+    typical_distance,
 )
 
 
@@ -47,6 +51,12 @@ SOLVERS = ("adams", "euler", "dpmsolver++")
 # Towards the anchors, the grid of "adams" tells anchors apart that are farther than this share of the typical distance; isolated
 # pairs below are told apart in the last step.
 GRID_RESOLUTION = 1 / 50
+
+# Rows of a pool that are asked for their typical distance.
+TYPICAL_ROWS = 512
+
+# Pairs of a row and an anchor that are looked at at once: 128 MB in float64.
+MAX_PAIRS = 2**24
 
 
 def compute_latents(
@@ -95,19 +105,9 @@ def compute_latents(
     dtype = _result_dtype(anchors, noise, pool, log_weights)
     with torch.autocast(anchors.device.type, enabled=False):
         anchors, u, pool, log_weights = _in_compute_dtype(anchors, noise, pool, log_weights)
-        distance = _distances(anchors, pool)
-        if solver == "adams":
-            nearest, typical = neighbour_scales(distance.detach(), log_weights)
-            pairs = find_pairs(distance.detach(), typical, log_weights, include_own)
-            nearest = torch.where(pairs.isolated[:, None], pairs.next_distance[:, None], nearest)
-            schedule = adams_encode_schedule(nearest, typical, num_steps)
-            u = approach_pairs(u, anchors, pool, pairs, schedule.s[0])
-        else:
-            schedule = published_schedule(solver, num_steps, decode=False, like=anchors)
-        u, _, _ = _integrate(u, anchors, pool, distance, log_weights, include_own, schedule, record=None)
-        if solver == "dpmsolver++":  # published: the latent is x_t at t = DPM_EPS, not extrapolated to t = 0
-            u = DPM_EPS * anchors + (1 - DPM_EPS) * u
-        return u.to(dtype)
+        encode = partial(_encode, pool=pool, log_weights=log_weights, include_own=include_own, solver=solver)
+        (latents,) = _by_rows(partial(encode, num_steps=num_steps), len(pool), anchors, u)
+        return latents.to(dtype)
 
 
 def trace_assignments(
@@ -152,28 +152,10 @@ def trace_assignments(
     dtype = _result_dtype(latents, pool, log_weights)
     with torch.autocast(latents.device.type, enabled=False):
         latents, pool, log_weights = _in_compute_dtype(latents, pool, log_weights)
-        # The target is the reference where there is one, so that its own logit is exact; else the middle of the pool.
-        reference = pool.detach().mean(0, keepdim=True) if targets is None else pool[targets]
-        distance = _distances(reference, pool)
-        finish = None
-        if solver == "adams":
-            schedule, finish = _decode_by_adams(pool, reference, log_weights, num_steps)
-        else:
-            schedule = published_schedule(solver, num_steps, decode=True, like=latents)
-        u = latents
-        if solver == "dpmsolver++":  # published: the latent is taken to be x_t at t = DPM_EPS
-            u = latents / (1 - DPM_EPS) - schedule.s[0] * reference
-
-        def record(logits: Tensor) -> Tensor:
-            if targets is None:
-                return logits.log_softmax(-1)
-            return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(-1)
-
-        u, expected, records = _integrate(
-            u, reference, pool, distance, log_weights, False, schedule, record, finish=finish
-        )
-        points = (1 - DPM_EPS) * reference + DPM_EPS * u if solver == "dpmsolver++" else expected
-        return points.to(dtype), torch.stack(records).to(dtype)
+        schedule, finish = _decode_schedule(pool, log_weights, solver, num_steps)
+        decode = partial(_decode, pool=pool, log_weights=log_weights, solver=solver, schedule=schedule, finish=finish)
+        points, log_probs = _by_rows(decode, len(pool), latents, targets)
+        return points.to(dtype), log_probs.transpose(0, 1).to(dtype)
 
 
 def alignment_loss(
@@ -212,74 +194,152 @@ def _integrate(
     u: Tensor,
     reference: Tensor,
     pool: Tensor,
-    distance: Tensor,
+    square: Tensor,
     log_weights: Tensor | None,
-    include_own: bool,
     schedule: Schedule,
-    record: Callable[[Tensor], Tensor] | None,
-    finish: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Runs (2) along the schedule: the last `u` (B, D), the last expected anchor (B, D), and `record(logits)` of every step.
+    *,
+    include_own: bool = False,
+    targets: Tensor | None = None,
+    all_log_probs: bool = False,
+    finish: Callable[..., tuple[Tensor, Tensor]] | None = None,
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """Runs (2) along the schedule: the last `u` (B, D), the last expected anchor (B, D), and the log-probabilities of every step.
 
-    `finish(u, s, logits, next u, next s)` may replace the step to the last evaluation.
+    `finish(u, s, top, next u, next s)` may replace the step to the last evaluation, `top` being the most probable anchors.
     """
-    square = distance.square()
     drifts: list[Tensor] = []
     records = []
     last_step = len(schedule.weights) - 2
     s = schedule.s[0]
     for k, weights in enumerate(schedule.weights):
-        su = s * u
-        logits = su @ pool.T - (su * reference).sum(-1, keepdim=True)
-        logits = torch.addcmul(logits, square, s * s, value=-0.5)
-        if log_weights is not None:
-            logits = logits + log_weights
-        if record is not None:
-            records.append(record(logits))
-        if include_own:  # the own anchor is the reference point, where (2) has logit 0
-            probs = torch.cat([logits, logits.new_zeros(len(logits), 1)], dim=1).softmax(-1)[:, :-1]
-            drift = probs @ pool - probs.sum(-1, keepdim=True) * reference
-        else:
-            drift = logits.softmax(-1) @ pool - reference
+        finishes = finish is not None and k == last_step
+        drift, record, top = expected_anchor(
+            u, s, reference, pool, square, log_weights, include_own, targets, all_log_probs, want_top=finishes
+        )
+        records.append(record)
         drifts = [drift, *drifts[:2]]
         step = u + sum(w * d for w, d in zip(weights, drifts, strict=False))
         s_next = schedule.s[k + 1]
-        if finish is not None and k == last_step:
-            step, s_next = finish(u, s, logits, step, s_next)
+        if finishes:
+            step, s_next = finish(u, s, top, step, s_next)
         u, s = step, s_next
     return u, reference + drifts[0], records
 
 
-def _decode_by_adams(
-    pool: Tensor, reference: Tensor, log_weights: Tensor | None, num_steps: int
-) -> tuple[Schedule, Callable]:
-    """The schedule towards a pool, and the last step of the rows that go to an isolated pair of it, which the grid leaves together."""
-    anchors, pool = pool, pool.detach()  # the grid is a constant in the backward pass, the last step is not
-    distance = _distances(pool, pool)
-    nearest, typical = neighbour_scales(distance, log_weights)
-    pairs = find_pairs(distance, typical, log_weights, include_own=False)
+def _encode(
+    anchors: Tensor,
+    u: Tensor,
+    *,
+    pool: Tensor,
+    log_weights: Tensor | None,
+    include_own: bool,
+    solver: Solver,
+    num_steps: int,
+) -> tuple[Tensor]:
+    """Latents (B, D) of anchors (B, D) with noise u (B, D)."""
+    distance = _distances(anchors.detach(), pool.detach())
+    if solver == "adams":
+        typical = typical_distance(distance, log_weights)
+        nearest = nearest_distance(distance, typical, log_weights)
+        pairs = find_pairs(distance, typical, log_weights, include_own)
+        nearest = torch.where(pairs.isolated[:, None], pairs.next_distance[:, None], nearest)
+        schedule = adams_encode_schedule(nearest, typical, num_steps)
+        u = approach_pairs(u, anchors, pool, pairs, schedule.s[0])
+    else:
+        schedule = published_schedule(solver, num_steps, decode=False, like=anchors)
+    square = distance.square_()
+    u, _, _ = _integrate(u, anchors, pool, square, log_weights, schedule, include_own=include_own)
+    if solver == "dpmsolver++":  # published: the latent is x_t at t = DPM_EPS, not extrapolated to t = 0
+        u = DPM_EPS * anchors + (1 - DPM_EPS) * u
+    return (u,)
+
+
+def _decode(
+    latents: Tensor,
+    targets: Tensor | None,
+    *,
+    pool: Tensor,
+    log_weights: Tensor | None,
+    solver: Solver,
+    schedule: Schedule,
+    finish: Callable | None,
+) -> tuple[Tensor, Tensor]:
+    """Points (B, D) and log-probabilities (B, S) or (B, S, N) of latents (B, D)."""
+    # The target is the reference where there is one, so that its own logit is exact; else the middle of the pool.
+    reference = pool.detach().mean(0, keepdim=True) if targets is None else pool[targets]
+    square = _distances(reference.detach(), pool.detach()).square_()
+    u = latents
+    if solver == "dpmsolver++":  # published: the latent is taken to be x_t at t = DPM_EPS
+        u = latents / (1 - DPM_EPS) - schedule.s[0] * reference
+    if finish is not None:
+        finish = partial(finish, reference=reference, pool=pool)
+    u, expected, records = _integrate(
+        u,
+        reference,
+        pool,
+        square,
+        log_weights,
+        schedule,
+        targets=targets,
+        all_log_probs=targets is None,
+        finish=finish,
+    )
+    points = (1 - DPM_EPS) * reference + DPM_EPS * u if solver == "dpmsolver++" else expected
+    return points, torch.stack(records, dim=1)
+
+
+def _decode_schedule(
+    pool: Tensor, log_weights: Tensor | None, solver: Solver, num_steps: int
+) -> tuple[Schedule, Callable | None]:
+    """The schedule towards a pool; and the last step of the rows that go to an isolated pair of it, which the grid leaves together."""
+    if solver != "adams":
+        return published_schedule(solver, num_steps, decode=True, like=pool), None
+    pool = pool.detach()
+    # Of a large pool, some rows tell what is typical; where weights may take anchors out, all are asked.
+    step = 1 if log_weights is not None else math.ceil(len(pool) / TYPICAL_ROWS)
+    typical = typical_distance(_distances(pool[::step], pool, exact=False), log_weights)
     if log_weights is not None:
-        present = torch.isfinite(log_weights)[:, None]
-        nearest, typical = nearest.masked_fill(~present, math.inf), typical.masked_fill(~present, math.nan)
+        absent = torch.isneginf(log_weights)[:, None]
+        typical = typical.masked_fill(absent, math.nan)
     typical = typical.nanmedian(0, keepdim=True).values
+    nearest, found = [], []
+    for rows in pool.split(max(1, MAX_PAIRS // len(pool))):
+        distance = _distances(rows, pool, exact=False)
+        nearest.append(nearest_distance(distance, typical, log_weights))
+        found.append(find_pairs(distance, typical, log_weights, include_own=False))
+    nearest, pairs = torch.cat(nearest), Pairs(*(torch.cat(parts) for parts in zip(*found)))
+    if log_weights is not None:
+        nearest = nearest.masked_fill(absent, math.inf)
     resolution = GRID_RESOLUTION * typical
     pairs = pairs._replace(isolated=pairs.isolated & (pairs.distance < resolution.squeeze()))
     nearest = torch.where(pairs.isolated[:, None], pairs.next_distance[:, None], nearest)
     nearest = torch.maximum(nearest.amin(0, keepdim=True), resolution)
 
-    def finish(u: Tensor, s: Tensor, logits: Tensor, step: Tensor, s_next: Tensor) -> tuple[Tensor, Tensor]:
-        top = logits.argmax(-1)
+    def finish(
+        u: Tensor, s: Tensor, top: Tensor, step: Tensor, s_next: Tensor, *, reference: Tensor, pool: Tensor
+    ) -> tuple[Tensor, Tensor]:
         s_apart = torch.maximum(NEIGHBOUR_RESOLVED / pairs.distance, s_next.squeeze())
-        u_pair, s_pair = leave_pairs(u, s, s_apart, top, reference, anchors, pairs)
+        u_pair, s_pair = leave_pairs(u, s, s_apart, top, reference, pool, pairs)
         isolated = pairs.isolated[top][:, None]
         return torch.where(isolated, u_pair, step), torch.where(isolated, s_pair, s_next)
 
     return adams_decode_schedule(nearest, typical, num_steps), finish
 
 
-def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances (A, N), exact also where they are small."""
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+def _by_rows(function: Callable[..., tuple[Tensor, ...]], pool_size: int, *rows: Tensor | None) -> tuple[Tensor, ...]:
+    """`function(*rows)`, in parts of at most MAX_PAIRS pairs of a row and an anchor; backward computes each part once more."""
+    size = max(1, MAX_PAIRS // pool_size)
+    if len(rows[0]) <= size:
+        return function(*rows)
+    parts = zip(*([None] * math.ceil(len(rows[0]) / size) if part is None else part.split(size) for part in rows))
+    results = [checkpoint(function, *part, use_reentrant=False) for part in parts]
+    return tuple(torch.cat(parts) for parts in zip(*results))
+
+
+def _distances(a: Tensor, b: Tensor, exact: bool = True) -> Tensor:
+    """Euclidean distances (A, N), also where they are small; not `exact`: by a matrix product, to 1e-7 of the size of a and b."""
+    mode = "use_mm_for_euclid_dist" if not exact and a.dtype == torch.float64 else "donot_use_mm_for_euclid_dist"
+    return torch.cdist(a, b, compute_mode=mode)
 
 
 def _in_compute_dtype(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
