@@ -3,12 +3,13 @@
 #            PYTEST_ARGS="-k pipeline"         WORKERS=4 (test processes)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow quality style clean
+.PHONY: help setup demo test test-slow bench quality style clean
 
 PYTHON ?= python3
 WORKERS ?= 2
 RUN := .venv/bin/python
 CHECK_DIRS := $(wildcard benchmarks examples src tests utils)
+BENCHMARKS := latent_zones solvers networks sampling training_step data_loading
 # One thread a process: on two cores, two such processes took a third of the time of one process with two threads.
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0 --durations=15
 
@@ -27,6 +28,10 @@ test: setup  ## run the tests; report in outputs/test
 
 test-slow: setup  ## run the tests that take minutes; report in outputs/test
 	$(PYTEST) --junitxml=outputs/test/report_slow.xml -m slow -o faulthandler_timeout=3600 $(PYTEST_ARGS)
+
+bench: setup  ## run the benchmarks with small sizes (results in outputs/bench), then write the README's tables from benchmarks/results
+	@set -e; for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py --quick"; $(RUN) benchmarks/$$name.py --quick; done
+	@$(RUN) benchmarks/render_table.py
 
 quality: setup  ## check style
 	$(RUN) -m ruff check $(CHECK_DIRS)

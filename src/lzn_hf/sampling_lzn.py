@@ -61,15 +61,15 @@ def default_scheduler() -> UniPCMultistepScheduler:
 
     Root mean square error per pixel in [-1, 1] against a fine integration of the exact flow to the 1,797 digits of
     scikit-learn (8x8) blurred by noise of standard deviation 0.2, for 10, 20 and 40 network evaluations, as printed by
-    `benchmarks/schedulers.py`:
+    `benchmarks/sampling.py`:
 
     | scheduler | 10 | 20 | 40 |
     |---|---|---|---|
     | UniPC, order 3 | 0.055 | 0.004 | 0.0005 |
     | UniPC, order 2 | 0.057 | 0.026 | 0.002 |
     | DPM-Solver++, order 3 | 0.093 | 0.036 | 0.017 |
-    | Heun (5, 10, 20 steps) | 0.127 | 0.065 | 0.044 |
-    | Euler | 0.140 | 0.101 | 0.076 |
+    | FlowMatchHeun (9, 19, 39) | 0.127 | 0.065 | 0.044 |
+    | FlowMatchEuler | 0.140 | 0.101 | 0.076 |
     """
     return UniPCMultistepScheduler(solver_order=3, prediction_type="flow_prediction", use_flow_sigmas=True)
 

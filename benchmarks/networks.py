@@ -1,0 +1,249 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Time and memory of the velocity decoders of CIFAR-10 (10 labels) and of AFHQ cats, against their plain form.
+
+    python benchmarks/networks.py
+    python benchmarks/networks.py --decoders cifar10 --cifar10_batch 16 --device cuda
+
+Ours is the network of the package with its weights in channels_last. The plain form is the same network with the same weights, as
+the formulas read:
+    memory format   contiguous
+    attention       softmax(einsum(q, k) / sqrt(C)), einsum with v
+    FIR             zeros between the pixels, then a convolution; a convolution, then every second pixel
+Both are run in turn, without gradients ("forward") and with ("forward + backward", of all weights). Before that their outputs are
+compared: they must agree to 1e-4 of the largest value. Peak memory is that of a process which builds one network and runs it once
+forward and backward, over its imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import NamedTuple
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from common import (
+    ROOT,
+    Row,
+    benchmark_parser,
+    median_times,
+    parse,
+    peak_memory,
+    print_peak_memory,
+    print_rows,
+    row,
+    write_results,
+)
+from torch import Tensor
+
+from lzn_hf import LZNConfig, layers_ncsnpp
+from lzn_hf.layers_ncsnpp import AttentionBlock, ScaledConv2d, ScaledLinear
+from lzn_hf.modeling_lzn import DECODER_ARGUMENTS
+from lzn_hf.networks_ncsnpp import NCSNppDecoder
+
+
+sys.path.insert(0, str(ROOT / "utils"))
+CASES = importlib.import_module("published_format").CASES
+
+QUICK = {"repeats": 2, "afhq_size": 128}
+TOLERANCE = 1e-4
+GIGABYTE = 1e9
+
+
+class Decoder(NamedTuple):
+    title: str
+    config: LZNConfig
+    batch: int
+    targets: dict[str, str]  # at the sizes of the config, on 2 cores
+
+
+DECODERS = {
+    "cifar10": Decoder(
+        "CIFAR-10 decoder",
+        LZNConfig(num_labels=10),
+        4,
+        {
+            "forward": "<= 0.27",
+            "forward, plain / ours": ">= 1.3",
+            "forward + backward": "<= 1.2",
+            "forward + backward, plain / ours": ">= 1.3",
+        },
+    ),
+    "afhq": Decoder(
+        "AFHQ decoder",
+        CASES["case_study_1_afhqcat"],
+        1,
+        {
+            "forward": "<= 2.0",
+            "forward, plain / ours": ">= 2",
+            "forward + backward": "<= 9",
+            "forward + backward, plain / ours": ">= 2",
+            "peak memory": "<= 3.5",
+        },
+    ),
+}
+
+
+# The plain form
+
+
+def filter_channels(x: Tensor, taps: Sequence[float], gain: float, before: int, after: int) -> Tensor:
+    """Convolution of every channel of the padded `x` with outer(k, k), k = `gain` * taps / sum(taps)."""
+    line = torch.tensor([gain * tap / sum(taps) for tap in reversed(taps)], dtype=x.dtype, device=x.device)
+    padded = F.pad(x, (before, after, before, after))
+    return F.conv2d(padded.flatten(0, 1)[:, None], torch.outer(line, line)[None, None])[:, 0].unflatten(0, x.shape[:2])
+
+
+def plain_upsample(x: Tensor, kernel: Sequence[float]) -> Tensor:
+    stuffed = x.new_zeros(*x.shape[:2], x.shape[2], 2, x.shape[3], 2)
+    stuffed[:, :, :, 0, :, 0] = x
+    half = len(kernel) // 2
+    return filter_channels(stuffed.flatten(4, 5).flatten(2, 3), kernel, 2, half, half - 1)
+
+
+def plain_downsample(x: Tensor, kernel: Sequence[float]) -> Tensor:
+    margin = len(kernel) // 2 - 1
+    return filter_channels(x, kernel, 1, margin, margin)[:, :, ::2, ::2]
+
+
+def plain_attention(block: AttentionBlock, hidden: Tensor) -> Tensor:
+    positions = block.norm(hidden).flatten(2).transpose(1, 2)
+    query, key, value = block.qkv(positions).chunk(3, dim=-1)
+    weights = (torch.einsum("bic,bjc->bij", query, key) * hidden.shape[1] ** -0.5).softmax(-1)
+    residual = block.out(torch.einsum("bij,bjc->bic", weights, value)).transpose(1, 2).reshape(hidden.shape)
+    total = hidden + residual
+    return total * layers_ncsnpp.SKIP_SCALE if block.skip_rescale else total
+
+
+@contextmanager
+def plain_form() -> Iterator[None]:
+    with (
+        patch.multiple(layers_ncsnpp, fir_upsample=plain_upsample, fir_downsample=plain_downsample),
+        patch.object(AttentionBlock, "forward", plain_attention),
+    ):
+        yield
+
+
+FORMS = {"ours": (nullcontext, torch.channels_last), "plain": (plain_form, torch.contiguous_format)}
+
+
+# Networks and their inputs
+
+
+def build(args: argparse.Namespace, name: str) -> tuple[NCSNppDecoder, dict[str, Tensor]]:
+    """A decoder without dropout, none of whose layers vanishes as in a new one, and a batch."""
+    size, batch = getattr(args, f"{name}_size"), getattr(args, f"{name}_batch")
+    config = DECODERS[name].config
+    arguments = {key: getattr(config, f"decoder_{key}") for key in DECODER_ARGUMENTS}
+    arguments["base_channels"] = args.base_channels
+    # resolutions scale with the image
+    resolutions = [resolution * size // config.image_size for resolution in arguments["attention_resolutions"]]
+    arguments["attention_resolutions"] = resolutions
+    torch.manual_seed(args.seed)
+    decoder = NCSNppDecoder(
+        image_size=size,
+        in_channels=config.num_channels,
+        latent_dim=config.latent_dim,
+        num_labels=config.num_labels,
+        **arguments,
+    )
+    for module in decoder.modules():
+        if isinstance(module, (ScaledConv2d, ScaledLinear)):
+            module.init_scale = 1
+            module.reset_parameters()
+    inputs = {
+        "sample": torch.randn(batch, config.num_channels, size, size),
+        "t": torch.rand(batch),
+        "latents": torch.randn(batch, config.latent_dim),
+    }
+    if config.num_labels:
+        inputs["labels"] = torch.arange(batch) % config.num_labels
+    return decoder.eval().to(args.device), {key: value.to(args.device) for key, value in inputs.items()}
+
+
+def forward(decoder: NCSNppDecoder, inputs: dict[str, Tensor], form: str) -> Tensor:
+    with FORMS[form][0](), torch.no_grad():
+        return decoder(**inputs)
+
+
+def forward_backward(decoder: NCSNppDecoder, inputs: dict[str, Tensor], form: str) -> None:
+    decoder.zero_grad()
+    with FORMS[form][0]():
+        decoder(**inputs).square().mean().backward()
+
+
+def arrange(decoder: NCSNppDecoder, inputs: dict[str, Tensor], form: str) -> tuple[NCSNppDecoder, dict[str, Tensor]]:
+    """Network and images in the memory format of a form."""
+    layout = {"memory_format": FORMS[form][1]}
+    return decoder.to(**layout), inputs | {"sample": inputs["sample"].to(**layout)}
+
+
+def run_once(args: argparse.Namespace, name: str, form: str) -> None:
+    forward_backward(*arrange(*build(args, name), form), form)
+
+
+# Measurements
+
+
+def measure(args: argparse.Namespace, name: str) -> list[Row]:
+    decoder, inputs = build(args, name)
+    forms = {form: arrange(copy.deepcopy(decoder), inputs, form) for form in FORMS}
+    del decoder
+    outputs = {form: forward(*forms[form], form) for form in FORMS}
+    error = ((outputs["ours"] - outputs["plain"]).abs().max() / outputs["plain"].abs().max()).item()
+    if not error <= TOLERANCE:
+        raise RuntimeError(f"{name}: ours and the plain form differ by {error:.1e} of the largest velocity.")
+
+    batch, size = inputs["sample"].shape[0], inputs["sample"].shape[2]
+    title, config, usual_batch, targets = DECODERS[name]
+    is_usual = (batch, size, args.base_channels) == (usual_batch, config.image_size, config.decoder_base_channels)
+    heading = f"{title} {size} px, batch {batch}"
+
+    def result(what: str, value: float, unit: str, baseline: float | None = None) -> Row:
+        target = targets.get(what) if is_usual else None
+        return row(f"{heading}: {what}", value, unit, baseline=baseline, target=target)
+
+    rows = [result("largest difference of the forms", error, "of the largest velocity")]
+    steps: dict[str, Callable[..., object]] = {"forward": forward, "forward + backward": forward_backward}
+    for what, step in steps.items():
+        seconds = median_times({form: partial(step, *forms[form], form) for form in FORMS}, args.repeats)
+        rows.append(result(what, seconds["ours"], "s", seconds["plain"]))
+        rows.append(result(f"{what}, plain / ours", seconds["plain"] / seconds["ours"], "x"))
+    if args.device == "cpu":
+        sizes = ("seed", "base_channels", f"{name}_batch", f"{name}_size")
+        argv = [text for key in sizes for text in (f"--{key}", str(getattr(args, key)))]
+        peaks = {form: peak_memory([*argv, "--memory_of", f"{name} {form}"]) / GIGABYTE for form in FORMS}
+        rows.append(result("peak memory", peaks["ours"], "GB", peaks["plain"]))
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = benchmark_parser(__doc__, "networks")
+    parser.add_argument("--decoders", nargs="+", choices=DECODERS, default=list(DECODERS), help="which (all)")
+    for name, decoder in DECODERS.items():
+        parser.add_argument(f"--{name}_batch", type=int, default=decoder.batch, help=f"images ({decoder.batch})")
+        size = decoder.config.image_size
+        parser.add_argument(
+            f"--{name}_size", type=int, default=size, help=f"pixels: {size}, or it by a power of two ({size})"
+        )
+    parser.add_argument("--base_channels", type=int, default=128, help="width of the networks (128)")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, where the targets hold, or another device of torch (cpu)"
+    )
+    parser.add_argument("--memory_of", help=argparse.SUPPRESS)
+    args = parse(parser, QUICK, argv)
+    if args.memory_of:
+        return print_peak_memory(partial(run_once, args, *args.memory_of.split()))
+    rows = [result for name in args.decoders for result in measure(args, name)]
+    print_rows(rows)
+    write_results(args.output, vars(args), rows)
+
+
+if __name__ == "__main__":
+    main()

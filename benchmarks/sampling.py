@@ -1,0 +1,250 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Samplers of the image flow: error by number of network evaluations, and images a second of one pipeline call.
+
+    python benchmarks/sampling.py                                  # an image flow that is known exactly
+    python benchmarks/sampling.py --model outputs/demo/model       # the flow of a model's decoder, in the zones of its labels
+
+The known flow goes to the 1,797 digits of scikit-learn (8x8, [-1, 1]) blurred by noise of standard deviation h. With
+x_t = t x + (1 - t) e it is that of a mixture of Gaussians: x_t given digit i is N(t d_i, (t^2 h^2 + (1 - t)^2) I), so
+E[x - e | x_t] is a softmax and two lines.
+
+Errors are root mean squares per pixel against 1,000 classical Runge-Kutta steps in float64 (fixed steps: a decoder that embeds
+sinusoids of 999 t oscillates along t, so that adaptive steps fall short of a tolerance); their baseline is FlowMatchEuler with
+as many evaluations. Images a second are those of `LZNPipeline` with its default scheduler, of the model given or else of the digits
+preset with random weights; their baseline is a call for one image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from collections.abc import Callable, Sequence
+
+import torch
+from common import (
+    ROOT,
+    Row,
+    benchmark_parser,
+    median_times,
+    parse,
+    peak_memory,
+    print_peak_memory,
+    print_rows,
+    row,
+    write_results,
+)
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
+from diffusers import UniPCMultistepScheduler as UniPC
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from lzn_hf import LZNModel, LZNPipeline
+from lzn_hf.sampling_lzn import default_scheduler, integrate_rk45, integrate_velocity, run_scheduler
+from lzn_hf.training_models_lzn import build_model
+
+
+QUICK = {"images": 64, "evaluations": [10, 20], "repeats": 2}
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+# Makes the scheduler; steps for a number of evaluations.
+SCHEDULERS = {
+    "FlowMatchEuler": (FlowMatchEulerDiscreteScheduler, lambda n: n),
+    "UniPC, order 3 (default)": (default_scheduler, lambda n: n),
+    "UniPC, order 2": (lambda: UniPC(solver_order=2, **FLOW), lambda n: n),
+    "DPM-Solver++, order 3": (lambda: DPMSolverMultistepScheduler(solver_order=3, **FLOW), lambda n: n),
+    "FlowMatchHeun": (FlowMatchHeunDiscreteScheduler, lambda n: n // 2),  # one evaluation fewer: (-1)
+}
+SOLVERS = {"euler": lambda n: n, "heun": lambda n: n // 2}
+Velocity = Callable[..., Tensor]  # (x, t, rows=slice(None)) with t a float or a tensor (R,)
+
+
+# Flows
+
+
+class DigitsFlow:
+    """E[data - noise | x_t = x] for the blurred digits; computed in float64."""
+
+    def __init__(self, blur: float):
+        self.digits, self.blur = torch.from_numpy(load_digits().data) / 8 - 1, blur
+
+    def __call__(self, x: Tensor, t: float | Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        t = torch.as_tensor(t, dtype=torch.float64).expand(len(x))[:, None]
+        h2, flat = self.blur**2, x.flatten(1).double()
+        variance = t * t * h2 + (1 - t) ** 2
+        p = ((t * flat @ self.digits.T - 0.5 * t * t * self.digits.square().sum(1)) / variance).softmax(1)
+        mean = p @ self.digits
+        residual = (flat - t * mean) / variance  # E[noise | x] = (1 - t) residual, E[data | x] = mean + t h^2 residual
+        return (mean + t * h2 * residual - (1 - t) * residual).view_as(x).to(x)
+
+
+class DecoderFlow:
+    """The decoder's velocity for given latents and labels."""
+
+    def __init__(self, model: LZNModel, latents: Tensor, labels: Tensor | None):
+        self.model, self.latents, self.labels = model, latents, labels
+
+    def __call__(self, x: Tensor, t: float | Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        labels = None if self.labels is None else self.labels[rows]
+        return self.model.predict_velocity(x, t, self.latents[rows], labels).to(x)
+
+
+def decoder_flow(pipe: LZNPipeline, num_images: int) -> tuple[Velocity, Velocity]:
+    """The flow for images of all labels in turn, in float32 and in float64."""
+    model, config = pipe.model, pipe.model.config
+    latents, labels = torch.randn(num_images, config.latent_dim, device=model.device), None
+    if config.num_labels:
+        labels = torch.arange(num_images, device=model.device) % config.num_labels
+        latents = model.get_label_latents(labels, noise=latents)
+    return DecoderFlow(model, latents, labels), DecoderFlow(copy.deepcopy(model).double(), latents, labels)
+
+
+# Errors
+
+
+def runge_kutta(velocity: Velocity, x: Tensor, num_steps: int) -> Tensor:
+    """From t = 0 to 1 by uniform classical Runge-Kutta steps of order 4."""
+    h = 1 / num_steps
+    for k in range(num_steps):
+        t = k * h
+        a = velocity(x, t)
+        b = velocity(x + h / 2 * a, t + h / 2)
+        c = velocity(x + h / 2 * b, t + h / 2)
+        d = velocity(x + h * c, t + h)
+        x = x + h / 6 * (a + 2 * b + 2 * c + d)
+    return x
+
+
+def error_rows(velocity: Velocity, exact: Velocity, noise: Tensor, args: argparse.Namespace) -> list[Row]:
+    calls = [0]
+
+    def counted(x: Tensor, t: float | Tensor) -> Tensor:
+        calls[0] += 1
+        return velocity(x, t)
+
+    reference = runge_kutta(exact, noise.double(), args.reference_steps)
+
+    def error(sample: Tensor) -> float:
+        return (sample - reference).square().mean().sqrt().item()
+
+    rows, baselines = [], {}
+    for name, (make, steps) in SCHEDULERS.items():
+        for evaluations in args.evaluations:
+            calls[0] = 0
+            value = error(run_scheduler(make(), steps(evaluations), counted, noise))
+            full = name if calls[0] == evaluations else f"{name} ({calls[0] - evaluations:+d})"
+            column = f"{evaluations} evaluations"
+            rows.append(row(full, value, "rms", baseline=baselines.get(evaluations), column=column))
+            baselines.setdefault(evaluations, value)  # of the first scheduler
+    for method, steps in SOLVERS.items():
+        for evaluations in args.evaluations:
+            times = torch.linspace(0, 1, steps(evaluations) + 1).tolist()
+            value = error(integrate_velocity(velocity, noise, times, method))
+            column = f"{evaluations} evaluations"
+            rows.append(row(f'solver="{method}"', value, "rms", baseline=baselines[evaluations], column=column))
+    for tolerance in args.tolerances:
+        sample, counts = integrate_rk45(velocity, noise, 0.0, 1.0, rtol=tolerance, atol=tolerance)
+        average, most = counts.double().mean().item(), counts.max().item()
+        name = f'solver="rk45", tolerance {tolerance:g}, {average:.0f} evaluations (at most {most})'
+        rows.append(row(name, error(sample), "rms"))
+    return rows
+
+
+# Images a second
+
+
+def load_pipeline(args: argparse.Namespace) -> LZNPipeline:
+    """The pipeline in the folder, or one of the digits preset with random weights."""
+    if args.model:
+        pipe = LZNPipeline.from_pretrained(args.model)
+    else:
+        settings = json.loads((ROOT / "examples/presets/digits.json").read_text())["model"]
+        names = [str(digit) for digit in range(10)]
+        pipe = LZNPipeline.from_model(build_model(settings, image_size=8, num_channels=1, label_names=names))
+    pipe.set_progress_bar_config(disable=True)
+    pipe.model.eval()
+    return pipe.to(args.device)
+
+
+def generate(pipe: LZNPipeline, num_images: int, batch_size: int, num_steps: int) -> Tensor:
+    num_labels = pipe.model.config.num_labels
+    label = [i % num_labels for i in range(num_images)] if num_labels else None
+    count = 1 if num_labels else num_images
+    settings = {"num_inference_steps": num_steps, "batch_size": batch_size, "output_type": "pt"}
+    return pipe(label=label, num_images_per_label=count, **settings).images
+
+
+def rate_rows(pipe: LZNPipeline, batch_sizes: Sequence[int], args: argparse.Namespace) -> list[Row]:
+    calls = {1: 1, **dict.fromkeys(batch_sizes, args.images)}  # images of a call by its batch size
+    seconds = median_times(
+        {str(size): lambda n=n, size=size: generate(pipe, n, size, args.steps) for size, n in calls.items()},
+        args.repeats,
+    )
+    rates = {size: n / seconds[str(size)] for size, n in calls.items()}
+    return [
+        row(
+            f"{args.images} images in batches of {size}, {args.steps} steps",
+            rates[size],
+            "images/s",
+            baseline=rates[1],
+        )
+        for size in batch_sizes
+    ]
+
+
+def main() -> None:
+    parser = benchmark_parser(__doc__, "sampling")
+    parser.add_argument(
+        "--model", help="folder or Hub id of a pipeline, as `make demo` leaves one in outputs/demo/model"
+    )
+    parser.add_argument("--images", type=int, default=200, help="images to generate (200)")
+    parser.add_argument(
+        "--evaluations", type=int, nargs="+", default=[10, 20, 40], help="network evaluations, even numbers (10 20 40)"
+    )
+    parser.add_argument(
+        "--tolerances", type=float, nargs="+", default=[1e-3, 1e-4, 1e-5], help="of RK45 (1e-3 1e-4 1e-5)"
+    )
+    parser.add_argument(
+        "--reference_steps", type=int, default=1000, help="steps of the reference, four evaluations each (1000)"
+    )
+    parser.add_argument("--blur", type=float, default=0.2, help="the h above, without --model (0.2)")
+    parser.add_argument("--steps", type=int, default=20, help="steps where images a second are measured (20)")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[16, 64], help="images at once (16 64)")
+    parser.add_argument("--device", default="cpu", help="where the model runs (cpu)")
+    parser.add_argument("--memory_of", help=argparse.SUPPRESS)
+    args = parse(parser, QUICK)
+    if any(evaluations < 2 or evaluations % 2 for evaluations in args.evaluations):
+        parser.error(f"--evaluations must be even numbers from 2, got {args.evaluations}")
+    torch.set_grad_enabled(False)
+
+    pipe, largest = load_pipeline(args), max(args.batch_sizes)
+    if args.memory_of:
+        return print_peak_memory(lambda: generate(pipe, args.images, largest, args.steps))
+    if args.model:
+        config = pipe.model.config
+        velocity, exact = decoder_flow(pipe, args.images)
+        shape = (args.images, config.num_channels, config.image_size, config.image_size)
+    else:
+        velocity = exact = DigitsFlow(args.blur)
+        shape = (args.images, 1, 8, 8)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(args.seed)).to(
+        args.device if args.model else "cpu"
+    )
+    rows = error_rows(velocity, exact, noise, args) + rate_rows(pipe, args.batch_sizes, args)
+    child = [
+        "--memory_of",
+        "a call",
+        "--images",
+        str(args.images),
+        "--batch_sizes",
+        str(largest),
+        "--steps",
+        str(args.steps),
+    ]
+    peak = peak_memory([*child, "--device", args.device, *(["--model", args.model] if args.model else [])])
+    rows.append(row(f"peak memory of such a call in batches of {largest}, over the model", peak / 2**20, "MiB"))
+    print_rows(rows)
+    write_results(args.output, vars(args), rows)
+
+
+if __name__ == "__main__":
+    main()
