@@ -447,3 +447,26 @@ def test_one_step_is_enough_for_every_solver():
         latents = compute_latents(randn(4, 3), randn(4, 3, seed=1), solver=solver, num_steps=1)
         assert torch.isfinite(latents).all()
         assert trace_assignments(latents, randn(4, 3), solver=solver, num_steps=1)[1].shape == (1, 4, 4)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("known", [False, True])
+def test_many_rows_are_taken_in_parts(monkeypatch, solver, known):
+    """Values and gradients do not depend on how many rows are looked at at once."""
+
+    def run():
+        pool, noise = randn(9, 4).requires_grad_(), randn(9, 4, seed=1).requires_grad_()
+        latents = compute_latents(pool, noise, solver=solver, num_steps=6)
+        targets = torch.arange(9) if known else None
+        points, log_probs = trace_assignments(latents, pool, targets, solver=solver, num_steps=6)
+        (points.square().sum() + log_probs[2:].exp().square().sum()).backward()
+        return latents.detach(), points.detach(), log_probs.detach(), pool.grad, noise.grad
+
+    whole = run()
+    parts = []
+    encode = latent_zones._encode
+    monkeypatch.setattr(latent_zones, "MAX_PAIRS", 4 * 9)
+    monkeypatch.setattr(latent_zones, "_encode", lambda a, u, **k: parts.append(len(a)) or encode(a, u, **k))
+    for one, other in zip(whole, run(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+    assert parts[:3] == [4, 4, 1]

@@ -120,9 +120,7 @@ class _ExpectedAnchor(torch.autograd.Function):
         p = _logits(u, s, reference, pool, square, log_weights).sub_(largest).exp_()  # times `total`
         g = g / total
         dl = g @ pool.T
-        if (
-            ctx.include_own
-        ):  # its own part in the mean is 0; without it, what is the same for all anchors has no effect
+        if ctx.include_own:  # the own anchor's part of the mean is 0; else what all anchors share has no effect
             dl -= (g * reference).sum(-1, keepdim=True)
         dl *= p
         mean = dl.sum(-1, keepdim=True)  # exact where one anchor has it all: far out, s^2 blows up what is not
@@ -142,9 +140,7 @@ class _ExpectedAnchor(torch.autograd.Function):
             d_pool = sums[:, :-1] - sums[:, -1:] * pool + p.T @ g
         if needs[2]:
             d_reference = s * s * moved - p.sum(-1, keepdim=True) * g
-            if (
-                ctx.include_own
-            ):  # sum_i dl_i = -dl of the own anchor; without it this is 0, and rounding is better left out
+            if ctx.include_own:  # sum_i dl_i is minus that of the own anchor; else it is 0, and rounding is left out
                 d_reference = d_reference - (-largest).exp() / total * mean * (s * u)
             d_reference = d_reference.sum_to_size(reference.shape)
         d_u = s * moved if needs[0] else None
