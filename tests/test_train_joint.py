@@ -222,6 +222,7 @@ def test_help_teaches(capsys):
         ("--model_name_or_path no/such/model", "no/such/model"),
         ("--num_reference_anchors 0", "`num_reference_anchors` must be at least 1"),
         ("--decoder_train_steps 0", "`decoder_train_steps` must be at least 1"),
+        ("--config_overrides decoder_type=null", "`decoder_type` of the model is None"),
         ("--push_to_hub", "offline mode is enabled"),
     ],
 )  # fmt: skip
