@@ -33,12 +33,17 @@ def gather_with_gradient(x: Tensor) -> Tensor:
     return _AllGather.apply(x) if dist.is_available() and dist.is_initialized() else x
 
 
+def process_index() -> int:
+    """Where the rows of this process stand among those that [`gather_with_gradient`] gives."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def log_label_frequencies(labels: Tensor, num_labels: int) -> Tensor:
     """Log of the share of each label in the global batch, `(num_labels,)`; minus infinity for labels that are absent."""
-    counts = torch.bincount(labels, minlength=num_labels).float()
+    counts = torch.nn.functional.one_hot(labels, num_labels).sum(0).float()
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(counts)
     return (counts / counts.sum()).log()
 
 
-__all__ = ["gather_with_gradient", "log_label_frequencies"]
+__all__ = ["gather_with_gradient", "log_label_frequencies", "process_index"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""One evaluation of the latent flow, forward and backward: a pass over the pool that keeps nothing of its size.
+"""One evaluation of the latent flow, forward and backward: a pass over the pool that need not keep anything of its size.
 
 With logits `l_i = s u.(a_i - r) - s^2 |a_i - r|^2 / 2 + log w_i` of one row (u, r, s), probabilities `p = softmax(l)` and drift
 `v = sum_i p_i (a_i - r)`, the gradients of a scalar with respect to l, given those for v (g) and for `log p_t` or all log p (h), are
@@ -13,8 +13,8 @@ and through l and v they go on to
     dr   = -sum_i [dl_i (s u - s^2 (a_i - r)) + p_i g]
     dlog w_i = dl_i,                                      summed over rows.
 
-Backward computes p again from its normaliser, so that B x D numbers are kept a step and not B x N. As attention does
-(arXiv 2205.14135), at the price of one matrix product in six.
+Unless it is told to keep p, backward computes it again from its normaliser, so that B x D numbers are kept a step and not B x N. As
+attention does (arXiv 2205.14135), at the price of one matrix product in six.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+
+# Logits this far below the largest count as this far. Below -708 exponentials are denormal numbers, and products with these take
+# fifty times as long; a probability of 1e-130 has no more effect than one of 0.
+LEAST_LOGIT = -300.0
 
 
 def expected_anchor(
@@ -35,6 +40,7 @@ def expected_anchor(
     targets: Tensor | None = None,
     all_log_probs: bool = False,
     want_top: bool = False,
+    keep: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """E[a | u, s] - r of B rows over a pool of N anchors, and log-probabilities.
 
@@ -49,12 +55,13 @@ def expected_anchor(
         targets (`Tensor` of shape `(B,)`, *optional*): anchors whose log-probabilities are wanted.
         all_log_probs (`bool`): whether those of all anchors are.
         want_top (`bool`): whether the most probable anchors are.
+        keep (`bool`): whether the B x N probabilities are kept for backward.
 
     Returns:
         the drift (B, D), and if wanted the log-probabilities (B,) or (B, N) and the most probable anchors (B,).
     """
     return _ExpectedAnchor.apply(
-        u, s, reference, pool, square, log_weights, include_own, targets, all_log_probs, want_top
+        u, s, reference, pool, square, log_weights, include_own, targets, all_log_probs, want_top, keep
     )
 
 
@@ -85,6 +92,7 @@ class _ExpectedAnchor(torch.autograd.Function):
         targets: Tensor | None,
         all_log_probs: bool,
         want_top: bool,
+        keep: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         logits = _logits(u, s, reference, pool, square, log_weights)
         top = logits.argmax(-1) if want_top else None
@@ -97,7 +105,7 @@ class _ExpectedAnchor(torch.autograd.Function):
             record = logits.clone()
         elif targets is not None:
             record = logits.gather(1, targets[:, None])
-        p = logits.exp_()
+        p = logits.clamp_(min=LEAST_LOGIT).exp_()  # times `total`
         total = p.sum(-1, keepdim=True)
         mass = 1
         if include_own:
@@ -107,7 +115,8 @@ class _ExpectedAnchor(torch.autograd.Function):
         if record is not None:
             record -= total.log()
             record = record if all_log_probs else record.squeeze(1)
-        ctx.save_for_backward(u, s, reference, pool, square, log_weights, largest, total, targets)
+        kept = p if keep else None
+        ctx.save_for_backward(u, s, reference, pool, square, log_weights, largest, total, targets, kept)
         ctx.include_own = include_own
         if want_top:
             ctx.mark_non_differentiable(top)
@@ -116,8 +125,9 @@ class _ExpectedAnchor(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, g: Tensor, h: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        u, s, reference, pool, square, log_weights, largest, total, targets = ctx.saved_tensors
-        p = _logits(u, s, reference, pool, square, log_weights).sub_(largest).exp_()  # times `total`
+        u, s, reference, pool, square, log_weights, largest, total, targets, p = ctx.saved_tensors
+        if p is None:
+            p = _logits(u, s, reference, pool, square, log_weights).sub_(largest).clamp_(min=LEAST_LOGIT).exp_()
         g = g / total
         dl = g @ pool.T
         if ctx.include_own:  # the own anchor's part of the mean is 0; else what all anchors share has no effect
@@ -145,4 +155,4 @@ class _ExpectedAnchor(torch.autograd.Function):
             d_reference = d_reference.sum_to_size(reference.shape)
         d_u = s * moved if needs[0] else None
         d_log_weights = dl.sum(0) if needs[5] else None
-        return d_u, None, d_reference, d_pool, None, d_log_weights, None, None, None, None
+        return d_u, None, d_reference, d_pool, None, d_log_weights, None, None, None, None, None

@@ -30,7 +30,7 @@ class Schedule(NamedTuple):
     """A linear multistep method: `y <- y + sum_j weights[k, j] * E_{k-j}` after evaluating E_k at `s[k]`, k = 0..S-1."""
 
     s: Tensor  # (S + 1, 1 | B, 1); s[S] is where the last step ends, infinite when decoding all the way to the anchor
-    weights: Tensor  # (S, 3, 1 | B, 1)
+    weights: Tensor  # (S, 3, 1 | B, 1), or (S, 1, 1, 1) of a method that looks at no earlier value
 
 
 def published_schedule(solver: str, num_steps: int, *, decode: bool, like: Tensor) -> Schedule:
@@ -40,22 +40,19 @@ def published_schedule(solver: str, num_steps: int, *, decode: bool, like: Tenso
     `phi_2 = phi_1 / h + 1`, `phi_3 = phi_2 / h - 1/2`, a DPM-Solver++ step is `y += (s_{k+1} - s_k) E_k + s_{k+1} (phi_2 D_1 - phi_3 D_2)`
     with divided differences D_1, D_2 of the expected anchors in lambda; in second order `(s_{k+1} - s_k) D_1 / 2` replaces the bracket.
     """
-    grid = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
+    # In Python numbers: the same for all inputs, and a constant to torch.compile.
+    grid = [k / num_steps for k in range(num_steps + 1)]
     if solver == "euler":
-        t = grid if decode else (1 - EULER_EPS) * (1 - grid)
-        s = t / (1 - t)
-        steps = s.diff()
+        s = [_signal(x) if decode else _signal((1 - EULER_EPS) * (1 - x)) for x in grid]
+        rows = [[s_next - s_k] for s_k, s_next in zip(s, s[1:])]
         if decode:
-            steps[-1] = 0  # to s = infinity: the end point is the last expected anchor
-        weights = torch.stack([steps, torch.zeros_like(steps), torch.zeros_like(steps)], dim=1)
+            rows[-1] = [0.0]  # to s = infinity: the end point is the last expected anchor
     else:
-        t = torch.lerp(
-            torch.tensor(DPM_EPS, dtype=torch.float64), torch.tensor(1 - DPM_EPS, dtype=torch.float64), grid
-        )
-        s = (t if decode else t.flip(0)).logit().exp()
-        h = s.log().diff().tolist()
+        s = [_signal(DPM_EPS + (1 - 2 * DPM_EPS) * (x if decode else 1 - x)) for x in grid]
+        h = [math.log(s_next / s_k) for s_k, s_next in zip(s, s[1:])]
         rows = []
-        for k, step in enumerate(s.diff().tolist()):
+        for k, s_next in enumerate(s[1:]):
+            step = s_next - s[k]
             order = min(3, k + 1, num_steps - k if num_steps < 10 else 3)
             first = second = 0.0  # factors of E_k - E_{k-1} and E_{k-1} - E_{k-2}
             if order == 2:
@@ -64,13 +61,12 @@ def published_schedule(solver: str, num_steps: int, *, decode: bool, like: Tenso
                 r0, r1 = h[k - 1] / h[k], h[k - 2] / h[k]
                 phi2 = math.expm1(-h[k]) / h[k] + 1
                 phi3 = phi2 / h[k] - 0.5
-                s_next = s[k + 1].item()
                 curvature = (s_next * phi2 * r0 - s_next * phi3) / (r0 + r1)
                 first = (s_next * phi2 + curvature) / r0
                 second = -curvature / r1
             rows.append([step + first, second - first, -second])
-        weights = torch.tensor(rows, dtype=torch.float64)
-    return Schedule(s[:, None, None].to(like), weights[:, :, None, None].to(like))
+    options = {"dtype": like.dtype, "device": like.device}
+    return Schedule(torch.tensor(s, **options)[:, None, None], torch.tensor(rows, **options)[:, :, None, None])
 
 
 def adams_encode_schedule(nearest: Tensor, typical: Tensor, num_steps: int) -> Schedule:
@@ -104,6 +100,10 @@ def nearest_distance(distance: Tensor, typical: Tensor, log_weights: Tensor | No
         distance = distance.masked_fill(torch.isneginf(log_weights), math.inf)
     nearest = distance.masked_fill(distance <= MERGE_DISTANCE * typical, math.inf).amin(-1, keepdim=True)
     return torch.where(torch.isinf(nearest), typical, nearest)
+
+
+def _signal(t: float) -> float:
+    return t / (1 - t) if t < 1 else math.inf
 
 
 def _sinh_grid(x: Tensor, nearest: Tensor, typical: Tensor) -> Tensor:

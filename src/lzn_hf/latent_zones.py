@@ -58,6 +58,9 @@ TYPICAL_ROWS = 512
 # Pairs of a row and an anchor that are looked at at once: 128 MB in float64.
 MAX_PAIRS = 2**24
 
+# Probabilities that are kept for backward, all steps together; with more, it computes them again. 64 MB in float64.
+MAX_KEPT = 2**23
+
 
 def compute_latents(
     anchors: Tensor,
@@ -210,16 +213,18 @@ def _integrate(
     drifts: list[Tensor] = []
     records = []
     last_step = len(schedule.weights) - 2
+    keep = len(u) * len(pool) * len(schedule.weights) <= MAX_KEPT
     s = schedule.s[0]
     for k, weights in enumerate(schedule.weights):
         finishes = finish is not None and k == last_step
         drift, record, top = expected_anchor(
-            u, s, reference, pool, square, log_weights, include_own, targets, all_log_probs, want_top=finishes
+            u, s, reference, pool, square, log_weights, include_own, targets, all_log_probs, finishes, keep
         )
         records.append(record)
         drifts = [drift, *drifts[:2]]
-        step = u + sum(w * d for w, d in zip(weights, drifts, strict=False))
-        s_next = schedule.s[k + 1]
+        step, s_next = u, schedule.s[k + 1]
+        for w, d in zip(weights, drifts, strict=False):
+            step = torch.addcmul(step, w, d)
         if finishes:
             step, s_next = finish(u, s, top, step, s_next)
         u, s = step, s_next
@@ -345,7 +350,8 @@ def _distances(a: Tensor, b: Tensor, exact: bool = True) -> Tensor:
 def _in_compute_dtype(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """All in float64, or float32 where the device has no float64."""
     dtype = torch.float32 if any(x is not None and x.device.type == "mps" for x in tensors) else torch.float64
-    return tuple(None if x is None else x.to(dtype) for x in tensors)
+    # As views: torch.compile wants the inputs of an autograd function to be different tensors, and a pool may be the anchors.
+    return tuple(None if x is None else x.to(dtype).view_as(x) for x in tensors)
 
 
 def _result_dtype(*tensors: Tensor | None) -> torch.dtype:
@@ -379,7 +385,9 @@ def _check_log_weights(log_weights: Tensor | None, pool: Tensor, allow_empty: bo
         raise ValueError(
             f"`log_weights` must have shape ({pool.shape[0]},), one a pool anchor, got {tuple(log_weights.shape)}."
         )
-    if not allow_empty and torch.isneginf(log_weights).all():
+    if allow_empty or torch.compiler.is_compiling():  # a graph cannot depend on values
+        return
+    if torch.isneginf(log_weights).all():
         raise ValueError(
             "`log_weights` removes every anchor of the pool: at least one must be larger than minus infinity."
         )
