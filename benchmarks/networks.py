@@ -9,9 +9,11 @@ the formulas read:
     memory format   contiguous
     attention       softmax(einsum(q, k) / sqrt(C)), einsum with v
     FIR             zeros between the pixels, then a convolution; a convolution, then every second pixel
+    activation      a tensor for the norm and one for SiLU of it
 Both are run in turn, without gradients ("forward") and with ("forward + backward", of all weights). Before that their outputs are
-compared: they must agree to 1e-4 of the largest value. Peak memory is that of a process which builds one network and runs it once
-forward and backward, over its imports.
+compared: they must agree to 1e-4 of the largest value. In the same rounds "its convolutions alone" are timed: those of the layers, one
+after another in channels_last, the time that would be left if the rest cost nothing. Peak memory is that of a process which builds
+one network and runs it once forward and backward, over its imports.
 """
 
 from __future__ import annotations
@@ -40,11 +42,11 @@ from common import (
     row,
     write_results,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from lzn_hf import LZNConfig, layers_ncsnpp
-from lzn_hf.layers_ncsnpp import AttentionBlock, ScaledConv2d, ScaledLinear
-from lzn_hf.modeling_lzn import DECODER_ARGUMENTS
+from lzn_hf.layers_ncsnpp import AttentionBlock, GroupNormSiLU, ScaledConv2d, ScaledLinear
+from lzn_hf.networks_lzn import DECODER_ARGUMENTS
 from lzn_hf.networks_ncsnpp import NCSNppDecoder
 
 
@@ -112,6 +114,10 @@ def plain_downsample(x: Tensor, kernel: Sequence[float]) -> Tensor:
     return filter_channels(x, kernel, 1, margin, margin)[:, :, ::2, ::2]
 
 
+def plain_norm_and_silu(layer: GroupNormSiLU, x: Tensor) -> Tensor:
+    return F.silu(nn.GroupNorm.forward(layer, x))
+
+
 def plain_attention(block: AttentionBlock, hidden: Tensor) -> Tensor:
     positions = block.norm(hidden).flatten(2).transpose(1, 2)
     query, key, value = block.qkv(positions).chunk(3, dim=-1)
@@ -126,6 +132,7 @@ def plain_form() -> Iterator[None]:
     with (
         patch.multiple(layers_ncsnpp, fir_upsample=plain_upsample, fir_downsample=plain_downsample),
         patch.object(AttentionBlock, "forward", plain_attention),
+        patch.object(GroupNormSiLU, "forward", plain_norm_and_silu),
     ):
         yield
 
@@ -188,6 +195,45 @@ def run_once(args: argparse.Namespace, name: str, form: str) -> None:
     forward_backward(*arrange(*build(args, name), form), form)
 
 
+# Its convolutions alone
+
+
+Convolutions = list[tuple[nn.Conv2d, Tensor]]
+
+
+def record_convolutions(decoder: NCSNppDecoder, inputs: dict[str, Tensor]) -> Convolutions:
+    """Every call of a convolution layer, with an input of its shape; calls share what is equal in shape."""
+    calls: list[tuple[nn.Conv2d, torch.Size]] = []
+    layers = [layer for layer in decoder.modules() if isinstance(layer, nn.Conv2d)]
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, args: calls.append((layer, args[0].shape))) for layer in layers
+    ]
+    forward(decoder, inputs, "ours")
+    for hook in hooks:
+        hook.remove()
+    device, image_channels = inputs["sample"].device, inputs["sample"].shape[1]
+    pool = {
+        shape: torch.randn(shape, device=device)
+        .to(memory_format=torch.channels_last)
+        .requires_grad_(shape[1] != image_channels)  # images need no gradient
+        for shape in {shape for _, shape in calls}
+    }
+    return [(layer, pool[shape]) for layer, shape in calls]
+
+
+def convolve(convolutions: Convolutions) -> None:
+    with torch.no_grad():
+        for layer, x in convolutions:
+            layer(x)
+
+
+def convolve_backward(convolutions: Convolutions) -> None:
+    for layer, x in convolutions:
+        output = layer(x)
+        wanted = [tensor for tensor in (x, *layer.parameters()) if tensor.requires_grad]
+        torch.autograd.grad(output, wanted, output.detach())
+
+
 # Measurements
 
 
@@ -210,11 +256,17 @@ def measure(args: argparse.Namespace, name: str) -> list[Row]:
         return row(f"{heading}: {what}", value, unit, baseline=baseline, target=target)
 
     rows = [result("largest difference of the forms", error, "of the largest velocity")]
-    steps: dict[str, Callable[..., object]] = {"forward": forward, "forward + backward": forward_backward}
-    for what, step in steps.items():
-        seconds = median_times({form: partial(step, *forms[form], form) for form in FORMS}, args.repeats)
+    convolutions = record_convolutions(*forms["ours"])
+    steps: dict[str, tuple[Callable[..., object], Callable[[Convolutions], None]]] = {
+        "forward": (forward, convolve),
+        "forward + backward": (forward_backward, convolve_backward),
+    }
+    for what, (step, bare_step) in steps.items():
+        functions = {form: partial(step, *forms[form], form) for form in FORMS}
+        seconds = median_times(functions | {"bare": partial(bare_step, convolutions)}, args.repeats)
         rows.append(result(what, seconds["ours"], "s", seconds["plain"]))
         rows.append(result(f"{what}, plain / ours", seconds["plain"] / seconds["ours"], "x"))
+        rows.append(result(f"{what}, its convolutions alone", seconds["bare"], "s"))
     if args.device == "cpu":
         sizes = ("seed", "base_channels", f"{name}_batch", f"{name}_size")
         argv = [text for key in sizes for text in (f"--{key}", str(getattr(args, key)))]

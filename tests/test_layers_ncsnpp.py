@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from lzn_hf.layers_ncsnpp import (
     AttentionBlock,
     FourierEmbedding,
+    GroupNormSiLU,
     InputSkip,
     OutputSkip,
     ResidualBlock,
@@ -224,6 +225,91 @@ def normalise(hidden: torch.Tensor, groups: int) -> torch.Tensor:
     grouped = hidden.reshape(len(hidden), groups, -1)
     scale = (grouped.var(dim=2, unbiased=False, keepdim=True) + 1e-6).sqrt()
     return ((grouped - grouped.mean(dim=2, keepdim=True)) / scale).view_as(hidden)
+
+
+def make_group_norm_silu(dtype: torch.dtype = torch.float64) -> GroupNormSiLU:
+    norm = GroupNormSiLU(2, 8, eps=1e-6)
+    with torch.no_grad():
+        norm.weight.normal_(generator=torch.Generator().manual_seed(1))
+        norm.bias.normal_(generator=torch.Generator().manual_seed(2))
+    return norm.to(dtype)
+
+
+def apply_separately(norm: GroupNormSiLU, x: torch.Tensor) -> torch.Tensor:
+    return F.silu(F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided", "empty"])
+def test_group_norm_silu_has_values_and_gradients_of_its_two_steps(layout, dtype):
+    x = torch.randn(3, 8, 6, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = {
+        "contiguous": x,
+        "channels_last": x.to(memory_format=torch.channels_last),
+        "strided": x[:, :, ::2],
+        "empty": x[:0],
+    }[layout].requires_grad_()
+    before = x.detach().clone()
+    norm, results = make_group_norm_silu(dtype), []
+    for function in (norm, lambda x: apply_separately(norm, x)):
+        output = function(x)
+        gradients = torch.autograd.grad(output.square().sum(), [x, norm.weight, norm.bias])
+        results.append([output, *gradients])
+        assert output.is_contiguous(memory_format=torch.channels_last) == (layout == "channels_last")
+    with torch.no_grad():
+        assert torch.equal(norm(x), results[0][0])
+    for ours, expected in zip(*results):
+        assert torch.equal(ours, expected)
+    assert torch.equal(x, before)
+
+
+def test_group_norm_silu_is_differentiable_twice_forward_and_in_batches():
+    x = torch.randn(2, 8, 2, 1, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+    norm = make_group_norm_silu()
+
+    def function(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, x)
+
+    inputs = (x, norm.weight, norm.bias)
+    assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(function, inputs)
+    jacobian = torch.func.jacrev(function)(*inputs)
+    torch.testing.assert_close(jacobian, torch.autograd.functional.jacobian(function, inputs)[0])
+    alone = torch.stack([norm(image[None])[0] for image in x])
+    torch.testing.assert_close(torch.func.vmap(lambda image: norm(image[None])[0])(x), alone)
+
+
+def test_group_norm_silu_keeps_nothing_but_its_input():
+    norm, x, kept = make_group_norm_silu(), torch.randn(2, 8, 6, 4).double().requires_grad_(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x):
+        norm(x)
+    assert sorted(kept) == [8, 8, x.numel()]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_group_norm_silu_has_values_and_gradients_of_its_two_steps_under_autocast(dtype):
+    norm, generator, results = make_group_norm_silu(torch.float32), torch.Generator().manual_seed(0), []
+    for x in (torch.randn(2, 8, 6, 4, generator=generator), torch.randn(2, 8, 6, 4, generator=generator).to(dtype)):
+        x.requires_grad_()
+        for function in (norm, lambda x: apply_separately(norm, x)):
+            with torch.autocast("cpu", dtype=dtype):
+                output = function(x)
+            results.append([output, *torch.autograd.grad(output.float().square().sum(), [x, norm.weight, norm.bias])])
+    for ours, expected in zip(results[::2], results[1::2]):
+        assert [tensor.dtype for tensor in ours] == [tensor.dtype for tensor in expected]
+        assert all(torch.equal(*pair) for pair in zip(ours, expected))
+
+
+def test_group_norm_silu_is_plain_operations_in_traced_and_exported_programs(tmp_path):
+    norm, x = make_group_norm_silu(), torch.randn(2, 8, 6, 4).double()
+    torch.jit.save(torch.jit.trace(norm, x), tmp_path / "traced.pt")  # which has no place for functions of Python
+    assert torch.equal(torch.jit.load(tmp_path / "traced.pt")(x), norm(x))
+    program = torch.export.export(norm, (x,))
+    assert {str(node.target) for node in program.graph.nodes if node.op == "call_function"} == {
+        "aten.group_norm.default",
+        "aten.silu.default",
+    }
+    assert torch.equal(program.module()(x), norm(x))
 
 
 @pytest.mark.parametrize("kernel", [None, ASYMMETRIC])

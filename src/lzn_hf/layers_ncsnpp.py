@@ -79,7 +79,74 @@ def timestep_embedding(timesteps: torch.Tensor, dim: int) -> torch.Tensor:
     return F.pad(embedding, (0, dim - 2 * half))
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def _silu_of_group_norm(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, num_groups: int, eps: float, inplace: bool = False
+) -> torch.Tensor:
+    return F.silu(F.group_norm(x, num_groups, weight, bias, eps), inplace=inplace)
+
+
+class _GroupNormSiLUFunction(torch.autograd.Function):
+    """silu(group_norm(x)) in one buffer, of which the backward pass keeps x alone and computes the norm once more."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, num_groups: int, eps: float
+    ) -> torch.Tensor:
+        return _silu_of_group_norm(x, weight, bias, num_groups, eps, inplace=True)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: torch.Tensor) -> None:
+        ctx.save_for_backward(*inputs[:3])
+        ctx.save_for_forward(*inputs[:3])
+        ctx.options = inputs[3:]
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        num_groups, eps = ctx.options
+        if torch.is_grad_enabled():  # gradients of gradients: by operations that have them
+            _, pull_back = torch.func.vjp(
+                lambda *tensors: _silu_of_group_norm(*tensors, *ctx.options), x, weight, bias
+            )
+            return *pull_back(gradient), None, None
+        sizes = (len(x), x.shape[1], x.shape[2:].numel(), num_groups)
+        normalised, mean, rstd = torch.native_group_norm(x, weight, bias, *sizes, eps)
+        torch.ops.aten.silu_backward.grad_input(gradient, normalised, grad_input=normalised)  # element by element
+        gradients = torch.ops.aten.native_group_norm_backward(
+            normalised, x, mean, rstd, weight, *sizes, ctx.needs_input_grad[:3]
+        )
+        return *gradients, None, None
+
+    @staticmethod
+    def jvp(ctx, *tangents: torch.Tensor | None) -> torch.Tensor:
+        primals = ctx.saved_tensors
+        directions = tuple(torch.zeros_like(p) if d is None else d for p, d in zip(primals, tangents))
+        _, pull_back = torch.func.vjp(lambda *tensors: _silu_of_group_norm(*tensors, *ctx.options), *primals)
+        # the pull-back is linear in the gradient: its own pull-back is the push-forward
+        return torch.func.vjp(pull_back, torch.zeros_like(primals[0]))[1](directions)[0]
+
+
+class GroupNormSiLU(nn.GroupNorm):
+    """silu(group_norm(x)): the values and gradients of the two, on CPUs with half of their memory.
+
+    Fresh memory costs a CPU as much as the arithmetic: the activation overwrites the norm, which the backward pass
+    computes again. Other devices compute the two, and compilers see them and fuse.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`(B, C, H, W)` -> `(B, C, H, W)`."""
+        is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if x.device.type != "cpu" or is_traced:
+            return F.silu(super().forward(x))
+        if not (x.is_contiguous() or x.movedim(1, -1).is_contiguous()):
+            x = x.contiguous()
+        return _GroupNormSiLUFunction.apply(x, self.weight, self.bias, self.num_groups, self.eps)
+
+
+def group_norm(channels: int, activation: bool = False) -> nn.GroupNorm:
+    """GroupNorm of min(channels // 4, 32) groups; with `activation` SiLU follows."""
     groups = min(channels // 4, 32)
     if groups < 1 or channels % groups != 0:
         raise ValueError(
@@ -87,7 +154,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
             f"which GroupNorm cannot split into min(channels // 4, 32) = {groups} equal groups. Use a `base_channels` "
             "that is a multiple of 4, or of 32 where layers have 128 channels and more."
         )
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    return (GroupNormSiLU if activation else nn.GroupNorm)(groups, channels, eps=1e-6)
 
 
 # Each layer that holds parameters has a `reset_parameters()` of its own, and blocks have none: transformers initialises
@@ -211,10 +278,10 @@ class ResidualBlock(nn.Module):
         self.resample = resample
         self.fir_kernel = fir_kernel
         self.skip_rescale = skip_rescale
-        self.norm1 = group_norm(in_channels)
+        self.norm1 = group_norm(in_channels, activation=True)
         self.conv1 = ScaledConv2d(in_channels, out_channels, 3)
         self.embedding_proj = ScaledLinear(embedding_dim, out_channels) if embedding_dim else None
-        self.norm2 = group_norm(out_channels)
+        self.norm2 = group_norm(out_channels, activation=True)
         self.conv2 = ScaledConv2d(out_channels, out_channels, 3, init_scale=TINY_INIT_SCALE)
         self.shortcut = ScaledConv2d(in_channels, out_channels, 1) if resample or in_channels != out_channels else None
         self.attention = AttentionBlock(out_channels, skip_rescale) if attention else None
@@ -238,10 +305,10 @@ class ResidualBlock(nn.Module):
         """
         if skip is not None:  # joined here and not by the caller: gradient checkpointing keeps no joined copy
             hidden = torch.cat([hidden, skip], dim=1)
-        residual = self.conv1(self._resample(F.silu(self.norm1(hidden))))
+        residual = self.conv1(self._resample(self.norm1(hidden)))
         if self.embedding_proj is not None:
             residual = residual + self.embedding_proj(embedding)[:, :, None, None]
-        residual = self.conv2(F.dropout(F.silu(self.norm2(residual)), self.dropout, self.training))
+        residual = self.conv2(F.dropout(self.norm2(residual), self.dropout, self.training))
         hidden = self._resample(hidden)
         if self.shortcut is not None:
             hidden = self.shortcut(hidden)
@@ -272,12 +339,12 @@ class OutputSkip(nn.Module):
     def __init__(self, channels: int, out_channels: int, fir_kernel: Sequence[float] | None = None) -> None:
         super().__init__()
         self.fir_kernel = fir_kernel
-        self.norm = group_norm(channels)
+        self.norm = group_norm(channels, activation=True)
         self.conv = ScaledConv2d(channels, out_channels, 3, init_scale=TINY_INIT_SCALE)
 
     def forward(self, hidden: torch.Tensor, pyramid: torch.Tensor | None) -> torch.Tensor:
         """`(B, channels, H, W)`, `(B, out_channels, H / 2, W / 2)` or `None` -> `(B, out_channels, H, W)`."""
-        share = self.conv(F.silu(self.norm(hidden)))
+        share = self.conv(self.norm(hidden))
         return share if pyramid is None else upsample(pyramid, self.fir_kernel) + share
 
 

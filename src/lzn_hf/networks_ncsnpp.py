@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -242,7 +241,7 @@ class NCSNppDecoder(nn.Module):
         image_size, in_channels, base_channels, channel_multipliers, num_res_blocks, attention_resolutions, dropout,
             skip_rescale, fir_kernel, input_skip: as for [`NCSNppEncoder`]; on the way up each resolution has a block
             more and attention after the last only.
-        latent_dim: width of the latents.
+        latent_dim: width of the latents; 0: the decoder takes empty ones.
         num_labels: number of labels; 0: the decoder takes no labels.
         output_skip: whether every resolution adds its share to the output, instead of the finest giving it all.
         time_embedding: `"sinusoidal"`, sinusoids of time, or `"fourier"`, random Fourier features of its logarithm.
@@ -274,8 +273,8 @@ class NCSNppDecoder(nn.Module):
         scale_by_sigma: bool = False,
     ) -> None:
         super().__init__()
-        _check_at_least(1, in_channels=in_channels, latent_dim=latent_dim)
-        _check_at_least(0, num_labels=num_labels)
+        _check_at_least(1, in_channels=in_channels)
+        _check_at_least(0, latent_dim=latent_dim, num_labels=num_labels)
         _check_one_of(("sinusoidal", "fourier"), time_embedding=time_embedding)
         if not fourier_scale > 0:
             raise ValueError(f"`fourier_scale` must be positive, got {fourier_scale}.")
@@ -331,7 +330,7 @@ class NCSNppDecoder(nn.Module):
         self.conv_in = ScaledConv2d(in_channels, base_channels, 3)
         self.blocks = blocks
         if not output_skip:
-            self.norm_out = group_norm(channels)
+            self.norm_out = group_norm(channels, activation=True)
             self.conv_out = ScaledConv2d(channels, in_channels, 3, init_scale=TINY_INIT_SCALE)
 
     def forward(
@@ -371,7 +370,7 @@ class NCSNppDecoder(nn.Module):
                 if name.startswith("down_"):
                     skips.append(hidden)
         if not self.output_skip:
-            velocity = self.conv_out(F.silu(self.norm_out(hidden)))
+            velocity = self.conv_out(self.norm_out(hidden))
         if self.scale_by_sigma:  # in float32 at least, as the steps are
             velocity = (velocity / steps[:, None, None, None]).to(sample.dtype)
         return velocity
