@@ -48,6 +48,8 @@ def test_label_names_give_the_inverse_map():
         ("encoder_tap_channels", 0),
         ("encoder_tap_layers", 0),
         ("encoder_type", "vit"),
+        ("encoder_backbone", {"model_type": "vit"}),  # without the encoder_type for it
+        ("latent_noise_scale", 0.0),
         ("decoder_type", "resnet"),
         ("encoder_head_layers", 0),
         ("encoder_tap_resolutions", [12]),
@@ -67,6 +69,35 @@ def test_label_names_give_the_inverse_map():
 def test_bad_values_are_named(name, value):
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         LZNConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"encoder_type": "transformers"}, "encoder_backbone"),
+        ({"encoder_type": "transformers", "encoder_backbone": {"hidden_size": 3}}, "encoder_backbone"),
+        ({"encoder_type": None, "decoder_type": None}, "decoder_type"),
+        ({"encoder_type": None, "num_labels": 3}, "id2label"),
+    ],
+)
+def test_bad_combinations_are_named(fields, name):
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        LZNConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"encoder_type": None},
+        {"encoder_type": "transformers", "encoder_backbone": {"model_type": "vit", "hidden_size": 64}},
+        {"encoder_type": "resnet", "encoder_small_images": True, "latent_noise_scale": 0.45, "decoder_type": None},
+    ],
+)
+def test_encoder_types_are_saved(tmp_path, fields):
+    LZNConfig(**fields).save_pretrained(tmp_path)
+    reloaded = LZNConfig.from_pretrained(tmp_path)
+    assert {name: getattr(reloaded, name) for name in fields} == fields
+    assert reloaded.decoder_latent_dim == (0 if fields["encoder_type"] is None else reloaded.latent_dim)
 
 
 def test_wrong_types_are_refused():

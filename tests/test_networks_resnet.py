@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
+from torch.nn import functional as F
 
 from lzn_hf.networks_resnet import (
     RESNET_DEPTHS,
@@ -176,6 +177,21 @@ def test_height_and_width_are_halved_by_stem_pooling_and_all_stages_but_the_firs
         block.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape[1:])))
     encoder(random_images(64))
     assert shapes == [(128, 16, 16), (128, 8, 8), (128, 8, 8), (256, 4, 4)]
+
+
+def test_the_stem_for_small_images_keeps_their_size():
+    encoder, shapes = make_trained_encoder(small_images=True), []
+    encoder.stages[0][0].register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape[1:])))
+    for block in (block for stage in encoder.stages for block in stage):
+        block.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape[1:])))
+    images = random_images(16)
+    features, anchors = encoder(images)
+    assert shapes == [(32, 16, 16), (128, 16, 16), (256, 8, 8), (256, 8, 8)]
+    assert features.shape == (4, 256) and anchors.shape == (4, 64)
+    assert encoder.stem_conv.weight.shape == (32, 1, 3, 3)
+    # Every pixel of the stem depends on its 3 x 3 neighbours alone, but for the normalisation.
+    expected = F.conv2d((images + 1) / 2, encoder.stem_conv.weight, padding=1)
+    torch.testing.assert_close(encoder._stem(images), F.relu(encoder.stem_norm(expected)))
 
 
 def test_a_new_block_passes_its_shortcut_on():

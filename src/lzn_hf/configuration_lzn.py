@@ -14,13 +14,16 @@ class LZNConfig(PreTrainedConfig):
         image_size (`int`, *optional*, defaults to 32): height and width of the images, in pixels.
         num_channels (`int`, *optional*, defaults to 3): channels of the images, 1 or 3 for the image processor.
         latent_dim (`int`, *optional*, defaults to 200): size of anchors and latents.
-        encoder_type (`str`, *optional*, defaults to `"ncsnpp"`): `"ncsnpp"` (arguments from `encoder_base_channels` on) or `"resnet"`
-            (`encoder_depths`, `encoder_widths`, `encoder_head_layers`), see [`NCSNppEncoder`], [`ResNetEncoder`].
+        encoder_type (`str`, *optional*, defaults to `"ncsnpp"`): `"ncsnpp"` (arguments from `encoder_base_channels` on), `"resnet"`
+            (`encoder_depths`, `encoder_widths`, `encoder_head_layers`) or `"transformers"` (`encoder_backbone`, `encoder_head_layers`), see
+            [`NCSNppEncoder`], [`ResNetEncoder`], [`BackboneEncoder`]; or `None`: a plain rectified flow, whose decoder takes no latents.
         decoder_type (`str`, *optional*, defaults to `"ncsnpp"`): `"ncsnpp"`, see [`NCSNppDecoder`], or `None` for a model that embeds
             (and classifies, if it has labels), but does not generate.
         encoder_depths, encoder_widths (`list[int]`, *optional*, defaults to those of a ResNet-50): blocks and bottleneck
             width of each stage of a ResNet encoder.
-        encoder_head_layers (`int`, *optional*, defaults to 2): linear layers of its projection head.
+        encoder_small_images (`bool`, *optional*, defaults to `False`): whether a ResNet encoder starts at full resolution.
+        encoder_backbone (`dict`, *optional*): configuration of an image model of transformers, with its `model_type`.
+        encoder_head_layers (`int`, *optional*, defaults to 2): linear layers of the projection head of these two.
         encoder_base_channels, decoder_base_channels (`int`, *optional*, defaults to 128): channels at full resolution.
         encoder_channel_multipliers, decoder_channel_multipliers (`list[int]`, *optional*, defaults to `(1, 2, 2, 2)`):
             channels of each resolution level in units of the base channels; each level halves the resolution.
@@ -46,6 +49,8 @@ class LZNConfig(PreTrainedConfig):
         latent_solver (`str`, *optional*, defaults to `"adams"`): solver of the latents of images, see
             [`latent_zones.compute_latents`]. Published: `"dpmsolver++"` (joint and generative models), `"euler"` (representations).
         latent_num_steps (`int`, *optional*, defaults to 20): its evaluations of the expected anchor.
+        latent_noise_scale (`float`, *optional*, defaults to 1.0): factor of the prior noise of latents that are aligned with second
+            views. Published: 0.45.
         alignment_solver (`str`, *optional*, defaults to `"adams"`): solver of the flow of the label anchors, in both directions, see
             [`latent_zones.trace_assignments`]. Published: `"euler"`.
         alignment_num_steps (`int`, *optional*, defaults to 20): its evaluations. Published: 100.
@@ -70,9 +75,11 @@ class LZNConfig(PreTrainedConfig):
     num_channels: int = 3
     latent_dim: int = 200
 
-    encoder_type: str = "ncsnpp"
+    encoder_type: str | None = "ncsnpp"
     encoder_depths: list[int] | tuple[int, ...] = (3, 4, 6, 3)
     encoder_widths: list[int] | tuple[int, ...] = (64, 128, 256, 512)
+    encoder_small_images: bool = False
+    encoder_backbone: dict | None = None
     encoder_head_layers: int = 2
 
     encoder_base_channels: int = 128
@@ -104,6 +111,7 @@ class LZNConfig(PreTrainedConfig):
 
     latent_solver: str = "adams"
     latent_num_steps: int = 20
+    latent_noise_scale: float | int = 1.0
     alignment_solver: str = "adams"
     alignment_num_steps: int = 20
     step_cutoff: float | int = 0.2
@@ -125,6 +133,11 @@ class LZNConfig(PreTrainedConfig):
                 setattr(self, name, list(value))
         self._check()
 
+    @property
+    def decoder_latent_dim(self) -> int:
+        """What the decoder takes of a latent: all of it, or nothing."""
+        return 0 if self.encoder_type is None else self.latent_dim
+
     def to_diff_dict(self):
         # transformers leaves out `id2label` when it is its own default of two labels, which is not ours.
         return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
@@ -138,8 +151,20 @@ class LZNConfig(PreTrainedConfig):
             check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("encoder_tap_channels", "encoder_tap_hidden_dim", "encoder_tap_layers", "encoder_head_layers"):
             check(name, getattr(self, name) >= 1, "at least 1")
-        check("encoder_type", self.encoder_type in ("ncsnpp", "resnet"), "'ncsnpp' or 'resnet'")
+        encoder_types = ("ncsnpp", "resnet", "transformers", None)
+        check("encoder_type", self.encoder_type in encoder_types, "'ncsnpp', 'resnet', 'transformers' or None")
         check("decoder_type", self.decoder_type in ("ncsnpp", None), "'ncsnpp' or None")
+        has_backbone = self.encoder_type == "transformers"
+        wanted = "a dict with a `model_type`" if has_backbone else "None unless `encoder_type` is 'transformers'"
+        given = self.encoder_backbone is not None and "model_type" in self.encoder_backbone
+        check("encoder_backbone", given if has_backbone else self.encoder_backbone is None, wanted)
+        if self.encoder_type is None:
+            check("decoder_type", self.decoder_type is not None, "'ncsnpp' where `encoder_type` is None")
+            check(
+                "id2label",
+                not self.id2label,
+                "empty where `encoder_type` is None, as nothing aligns images with labels",
+            )
         for part in ("encoder", "decoder"):
             if getattr(self, f"{part}_type") != "ncsnpp":
                 continue
@@ -170,7 +195,8 @@ class LZNConfig(PreTrainedConfig):
         check("alignment_reduction", self.alignment_reduction in ("prob", "log_prob"), "'prob' or 'log_prob'")
         for name in ("reconstruction_weight", "alignment_weight", "num_reference_anchors", "num_prediction_draws"):
             check(name, getattr(self, name) >= 0, "at least 0")
-        check("label_anchor_std", self.label_anchor_std > 0, "positive")
+        for name in ("label_anchor_std", "latent_noise_scale"):
+            check(name, getattr(self, name) > 0, "positive")
         check(
             "id2label",
             sorted(self.id2label) == list(range(len(self.id2label))),

@@ -15,26 +15,10 @@ from transformers.utils import ModelOutput
 from .configuration_lzn import LZNConfig
 from .distributed_lzn import gather_with_gradient, log_label_frequencies
 from .latent_zones import alignment_loss, compute_latents, trace_assignments
-from .networks_ncsnpp import NCSNPP_LAYERS, NCSNppDecoder, NCSNppEncoder
-from .networks_resnet import RESNET_LAYERS, ResNetEncoder
-
-
-# The arguments of each network that LZNConfig has under the name of the part: `encoder_base_channels`, ...
-NCSNPP_ARGUMENTS = (
-    "base_channels",
-    "channel_multipliers",
-    "num_res_blocks",
-    "attention_resolutions",
-    "dropout",
-    "skip_rescale",
-    "fir_kernel",
-    "input_skip",
-)
-ENCODER_ARGUMENTS = {
-    "ncsnpp": (*NCSNPP_ARGUMENTS, "tap_channels", "tap_hidden_dim", "tap_layers", "tap_resolutions"),
-    "resnet": ("depths", "widths", "head_layers"),
-}
-DECODER_ARGUMENTS = (*NCSNPP_ARGUMENTS, "output_skip", "time_embedding", "fourier_scale", "scale_by_sigma")
+from .losses_lzn import check_pool, view_losses
+from .networks_lzn import build_decoder, build_encoder
+from .networks_ncsnpp import NCSNPP_LAYERS
+from .networks_resnet import RESNET_LAYERS
 
 
 @dataclass
@@ -44,12 +28,15 @@ class LZNOutput(ModelOutput):
     Args:
         loss (scalar `Tensor`, *optional*): weighted sum of the two losses below.
         reconstruction_loss (scalar `Tensor`, *optional*): mean squared error of the velocity.
-        alignment_loss (scalar `Tensor`, *optional*): alignment of the image latents with the label anchors, if labels were given.
-        embeddings (`Tensor` of shape `(B, F)`): encoder features before the head; a function of each image alone.
+        alignment_loss (scalar `Tensor`, *optional*): alignment of the image latents with the label anchors, if labels were given, or
+            with the anchors of the second views.
+        embeddings (`Tensor` of shape `(B, F)`): encoder features before the head; a function of each image alone. Like the next two
+            `None` for a model without image encoder.
         pooler_output (`Tensor` of shape `(B, F)`): the same, where transformers expects a pooled output.
         anchors (`Tensor` of shape `(B, D)`): the anchors of the images.
         latents (`Tensor` of shape `(B, D)`, *optional*): their latents among the anchors of the global batch, with the loss only.
         label_log_probs (`Tensor` of shape `(S, B)`, *optional*): log-probability of the own label at each alignment step.
+        view_log_probs (`Tensor` of shape `(S, B)`, *optional*): that of the anchor of the own second view.
     """
 
     loss: Tensor | None = None
@@ -60,6 +47,7 @@ class LZNOutput(ModelOutput):
     anchors: Tensor | None = None
     latents: Tensor | None = None
     label_log_probs: Tensor | None = None
+    view_log_probs: Tensor | None = None
 
 
 class LZNPreTrainedModel(PreTrainedModel):
@@ -94,18 +82,8 @@ class LZNModel(LZNPreTrainedModel):
 
     def __init__(self, config: LZNConfig):
         super().__init__(config)
-        image = {"in_channels": config.num_channels, "latent_dim": config.latent_dim}
-        arguments = {name: getattr(config, f"encoder_{name}") for name in ENCODER_ARGUMENTS[config.encoder_type]}
-        if config.encoder_type == "resnet":
-            self.encoder = ResNetEncoder(**image, **arguments)
-        else:
-            self.encoder = NCSNppEncoder(image_size=config.image_size, **image, **arguments)
-        self.decoder = None
-        if config.decoder_type is not None:
-            arguments = {name: getattr(config, f"decoder_{name}") for name in DECODER_ARGUMENTS}
-            self.decoder = NCSNppDecoder(
-                image_size=config.image_size, num_labels=config.num_labels, **image, **arguments
-            )
+        self.encoder = build_encoder(config)
+        self.decoder = build_decoder(config)
         label_anchors = torch.empty(config.num_labels, config.latent_dim) if config.num_labels else None
         self.label_anchors = nn.Parameter(label_anchors) if config.num_labels else None
         reference_anchors = torch.empty(config.num_reference_anchors, config.latent_dim)
@@ -117,6 +95,7 @@ class LZNModel(LZNPreTrainedModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         *,
+        second_views: Tensor | None = None,
         return_loss: bool | None = None,
         noise: Tensor | None = None,
         sample_noise: Tensor | None = None,
@@ -124,16 +103,20 @@ class LZNModel(LZNPreTrainedModel):
         generator: torch.Generator | None = None,
         return_dict: bool | None = None,
     ) -> LZNOutput | tuple:
-        """Embeds images; with labels (or `return_loss=True`) also computes the training losses.
+        """Embeds images; with labels, second views or `return_loss=True` also computes the training losses.
 
         The losses are those of the joint training step: the anchors of the images, gathered with gradient over all processes, are
         the pool; each image's latent conditions the decoder on `x_t = t x + (1 - t) e`, which predicts `x - e`; and the latents
         are aligned with the label anchors, weighted by the label frequencies of the global batch when training.
 
+        With second views the loss is that of representation learning instead: the latents of the images, of noise scaled by
+        `config.latent_noise_scale`, are aligned with the anchors of the second views of all processes.
+
         Args:
             pixel_values (`Tensor` of shape `(B, C, H, W)`): images in [-1, 1].
             labels (`Tensor` of shape `(B,)`, *optional*): int64 labels.
-            return_loss (`bool`, *optional*): whether to compute the losses; defaults to whether labels were given.
+            second_views (`Tensor` of shape `(B, C, H, W)`, *optional*): another random view of each image, without labels.
+            return_loss (`bool`, *optional*): whether to compute the losses; defaults to whether labels were given. Second views always do.
             noise (`Tensor` of shape `(B, D)`, *optional*): prior noise of the latents.
             sample_noise (`Tensor` of shape `(B, C, H, W)`, *optional*): the noise e of the image flow.
             timesteps (`Tensor` of shape `(B,)`, *optional*): the times t of the image flow in [0, 1].
@@ -141,22 +124,31 @@ class LZNModel(LZNPreTrainedModel):
             return_dict (`bool`, *optional*): whether to return an [`LZNOutput`] (default) or a tuple.
 
         Raises:
-            ValueError: for images or labels of a wrong shape or range, a batch of one image in the whole pool, and for a loss of a
-                model that has neither decoder nor labels.
+            ValueError: for images or labels of a wrong shape or range, labels beside second views, a batch of one image in the whole
+                pool, and for a loss of a model that has neither decoder nor labels.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        return_loss = labels is not None if return_loss is None else return_loss
-        features, anchors = self._encode(pixel_values)
         losses = {}
-        if return_loss:
-            losses = self._losses(pixel_values, anchors, labels, noise, sample_noise, timesteps, generator)
+        if second_views is not None:
+            if labels is not None or second_views.shape != pixel_values.shape:
+                raise ValueError(
+                    f"`second_views` must have the shape of `pixel_values`, {tuple(pixel_values.shape)}, and come without `labels`, "
+                    f"got {tuple(second_views.shape)}{'' if labels is None else ' and labels'}."
+                )
+            features, anchors = self._encode(torch.cat([pixel_values, second_views]))
+            features, (anchors, targets) = features.chunk(2)[0], anchors.chunk(2)
+            losses = view_losses(self.config, anchors, targets, noise, generator)
+        else:
+            features, anchors = (None, None) if self.encoder is None else self._encode(pixel_values)
+            if labels is not None if return_loss is None else return_loss:
+                losses = self._losses(pixel_values, anchors, labels, noise, sample_noise, timesteps, generator)
         output = LZNOutput(embeddings=features, pooler_output=features, anchors=anchors, **losses)
         return output if return_dict else output.to_tuple()
 
     def _losses(
         self,
         pixel_values: Tensor,
-        anchors: Tensor,
+        anchors: Tensor | None,
         labels: Tensor | None,
         noise: Tensor | None,
         sample_noise: Tensor | None,
@@ -166,25 +158,24 @@ class LZNModel(LZNPreTrainedModel):
         """The loss fields of [`LZNOutput`]; arguments as in `forward`, which draws what is None."""
         config = self.config
         if self.decoder is None and not config.num_labels:
-            raise ValueError("this model has neither an image decoder nor labels, so it has no loss of its own.")
+            raise ValueError(
+                "this model has neither an image decoder nor labels, so its only loss is that of `second_views`, which are not given."
+            )
         if config.num_labels:
             if labels is None:
                 raise ValueError(
                     f"`labels` are needed for the loss of a model with {config.num_labels} labels, got None."
                 )
-            self._check_labels(labels, len(anchors))
-        pool = gather_with_gradient(anchors)
-        if len(pool) == 1:
-            raise ValueError(
-                "`pixel_values` must hold at least 2 images for the loss: in a pool of one the latent is the noise itself."
-            )
-        draw = {"device": anchors.device, "dtype": torch.float32, "generator": generator}
-        noise = torch.randn(anchors.shape, **draw) if noise is None else noise
-        latents = self._compute_latents(anchors, noise, pool)
-        losses = {"latents": latents}
-        loss = 0.0
+            self._check_labels(labels, len(pixel_values))
+        draw = {"device": pixel_values.device, "dtype": torch.float32, "generator": generator}
+        latents, losses, loss = None, {}, 0.0
+        if anchors is not None:
+            pool = gather_with_gradient(anchors)
+            check_pool(pool)
+            noise = torch.randn(anchors.shape, **draw) if noise is None else noise
+            latents = losses["latents"] = self._compute_latents(anchors, noise, pool)
         if self.decoder is not None:
-            timesteps = torch.rand(len(anchors), **draw) if timesteps is None else timesteps
+            timesteps = torch.rand(len(pixel_values), **draw) if timesteps is None else timesteps
             sample_noise = torch.randn(pixel_values.shape, **draw) if sample_noise is None else sample_noise
             t = timesteps[:, None, None, None]
             sample = t * pixel_values + (1 - t) * sample_noise
@@ -328,7 +319,8 @@ class LZNModel(LZNPreTrainedModel):
         Args:
             sample (`Tensor` of shape `(B, C, H, W)`): `x_t = t x + (1 - t) e`.
             t (`float` or `Tensor` of shape `(B,)`): time, 0 for noise, 1 for data.
-            latents (`Tensor` of shape `(B, D)`): what to generate: latents of labels or images, or prior noise.
+            latents (`Tensor` of shape `(B, D)`): what to generate: latents of labels or images, or prior noise. `None` for a model
+                without image encoder, and only for that.
             labels (`Tensor` of shape `(B,)`, *optional*): labels, for a model that has them; defaults to the labels of the zones that
                 the latents lie in.
 
@@ -336,11 +328,18 @@ class LZNModel(LZNPreTrainedModel):
             `Tensor` of shape `(B, C, H, W)`: the velocity.
 
         Raises:
-            ValueError: if the model has no decoder, latents are missing, or labels are given to a model without labels.
+            ValueError: if the model has no decoder, latents are missing or not wanted, or labels are given to a model without labels.
         """
         if self.decoder is None:
             raise ValueError("this model has no image decoder (config.decoder_type is None): it cannot generate.")
-        if latents is None:
+        if self.encoder is None:
+            if latents is not None:
+                raise ValueError(
+                    "`latents` must be None for a model without image encoder, whose decoder does not take them, got a "
+                    f"{type(latents).__name__}."
+                )
+            latents = sample.new_empty(len(sample), 0)
+        elif latents is None:
             raise ValueError(
                 "`latents` are needed: get_label_latents(labels), get_image_latents(pixel_values), or prior noise "
                 f"torch.randn({len(sample)}, {self.config.latent_dim})."
@@ -367,9 +366,16 @@ class LZNModel(LZNPreTrainedModel):
 
     def _encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         config = self.config
+        if self.encoder is None:
+            raise ValueError(
+                "this model has no image encoder (config.encoder_type is None): it generates, but its images have neither embeddings "
+                "nor anchors nor latents."
+            )
         expected = (config.num_channels, config.image_size, config.image_size)
-        # A ResNet without a decoder beside it takes images of any size.
-        checked = slice(1, 2 if config.encoder_type == "resnet" and config.decoder_type is None else 4)
+        # Without a decoder beside it, these take images of any size.
+        checked = slice(
+            1, 2 if config.encoder_type in ("resnet", "transformers") and config.decoder_type is None else 4
+        )
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[checked]) != expected[: checked.stop - 1]:
             raise ValueError(
                 f"`pixel_values` must have shape (batch, {', '.join(map(str, expected))}), got {tuple(pixel_values.shape)}; "

@@ -124,13 +124,22 @@ class ResNetEncoder(nn.Module):
             and width.
         widths: width of the bottlenecks of each stage, multiples of 32; see `RESNET_WIDTHS`. The stem has the first one's.
         head_layers: linear layers of the projection head.
+        small_images: whether the stem is a 3x3 convolution that keeps the size, for images of about 32 pixels (He et al., section
+            4.2; Chen et al., section B.9), instead of a 7x7 convolution and a maximum that leave 1/4 of it.
 
     Raises:
         ValueError: if an argument does not describe a network; names the argument.
     """
 
     def __init__(
-        self, *, in_channels: int, latent_dim: int, depths: Sequence[int], widths: Sequence[int], head_layers: int
+        self,
+        *,
+        in_channels: int,
+        latent_dim: int,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        head_layers: int,
+        small_images: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (("in_channels", in_channels), ("head_layers", head_layers)):
@@ -154,7 +163,8 @@ class ResNetEncoder(nn.Module):
         self.latent_dim = latent_dim
         self.feature_dim = EXPANSION * widths[-1]
         self.gradient_checkpointing = False
-        self.stem_conv = HeConv2d(in_channels, widths[0], 7, stride=2)
+        self.small_images = small_images
+        self.stem_conv = HeConv2d(in_channels, widths[0], *((3, 1) if small_images else (7, 2)))
         self.stem_norm = nn.GroupNorm(NUM_GROUPS, widths[0])
         self.stages = nn.ModuleList()
         channels = widths[0]
@@ -167,7 +177,8 @@ class ResNetEncoder(nn.Module):
 
     def _stem(self, pixel_values: torch.Tensor) -> torch.Tensor:
         hidden = self.stem_conv((pixel_values + 1) / 2)
-        return F.max_pool2d(F.relu(self.stem_norm(hidden), inplace=True), 3, stride=2, padding=1)
+        hidden = F.relu(self.stem_norm(hidden), inplace=True)
+        return hidden if self.small_images else F.max_pool2d(hidden, 3, stride=2, padding=1)
 
     def _run(self, function: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
         if self.gradient_checkpointing and self.training:

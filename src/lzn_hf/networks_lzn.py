@@ -1,0 +1,60 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""The networks that a configuration names."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .configuration_lzn import LZNConfig
+from .networks_backbone import BackboneEncoder
+from .networks_ncsnpp import NCSNppDecoder, NCSNppEncoder
+from .networks_resnet import ResNetEncoder
+
+
+# The arguments of each network that LZNConfig has under the name of the part: `encoder_base_channels`, ...
+NCSNPP_ARGUMENTS = (
+    "base_channels",
+    "channel_multipliers",
+    "num_res_blocks",
+    "attention_resolutions",
+    "dropout",
+    "skip_rescale",
+    "fir_kernel",
+    "input_skip",
+)
+ENCODER_ARGUMENTS = {
+    "ncsnpp": (*NCSNPP_ARGUMENTS, "tap_channels", "tap_hidden_dim", "tap_layers", "tap_resolutions"),
+    "resnet": ("depths", "widths", "head_layers", "small_images"),
+    "transformers": ("backbone", "head_layers"),
+}
+DECODER_ARGUMENTS = (*NCSNPP_ARGUMENTS, "output_skip", "time_embedding", "fourier_scale", "scale_by_sigma")
+
+
+def build_encoder(config: LZNConfig) -> nn.Module | None:
+    """The image encoder, from images `(B, C, H, W)` to features `(B, F)` and anchors `(B, D)`; `None` for a model without one."""
+    if config.encoder_type is None:
+        return None
+    arguments = {name: getattr(config, f"encoder_{name}") for name in ENCODER_ARGUMENTS[config.encoder_type]}
+    arguments |= {"in_channels": config.num_channels, "latent_dim": config.latent_dim}
+    if config.encoder_type == "resnet":
+        return ResNetEncoder(**arguments)
+    if config.encoder_type == "transformers":
+        return BackboneEncoder(image_size=config.image_size, **arguments)
+    return NCSNppEncoder(image_size=config.image_size, **arguments)
+
+
+def build_decoder(config: LZNConfig) -> NCSNppDecoder | None:
+    """The velocity decoder, which takes latents if there is an image encoder or labels; `None` for a model without one."""
+    if config.decoder_type is None:
+        return None
+    arguments = {name: getattr(config, f"decoder_{name}") for name in DECODER_ARGUMENTS}
+    return NCSNppDecoder(
+        image_size=config.image_size,
+        in_channels=config.num_channels,
+        latent_dim=config.decoder_latent_dim,
+        num_labels=config.num_labels,
+        **arguments,
+    )
+
+
+__all__ = ["build_decoder", "build_encoder"]
