@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Numbers against oracles (scipy's matrix square root, known Gaussians) and on data made to be good or bad."""
+"""Numbers on data made to be good or bad; those of features and reconstructions are in test_generation_metrics_lzn.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -24,7 +23,6 @@ from lzn_hf.evaluation_lzn import (
     novelty,
     pixel_frechet_distance,
     predict_log_probs,
-    reconstruction_error,
 )
 from lzn_hf.latent_zones import compute_latents
 
@@ -63,63 +61,7 @@ def model():
     return model
 
 
-# Fréchet distance
-
-
-def scipy_frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The formula as it is written."""
-    from scipy.linalg import sqrtm
-
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * sqrtm(cov_a @ cov_b).real)
-
-
-@pytest.mark.parametrize(("n", "m", "width"), [(200, 150, 7), (60, 500, 20), (41, 43, 40)])
-def test_frechet_distance_equals_the_matrix_square_root_of_scipy(n, m, width):
-    rng = np.random.default_rng(n)
-    a = rng.normal(size=(n, width)) @ rng.normal(size=(width, width)) + rng.normal(size=width)
-    b = rng.normal(size=(m, width)) @ rng.normal(size=(width, width))
-    expected = scipy_frechet_distance(a, b)
-    assert frechet_distance(torch.from_numpy(a), torch.from_numpy(b)) == pytest.approx(expected, rel=1e-8)
-
-
-def test_frechet_distance_of_known_gaussians():
-    x = torch.randn(400, 5, dtype=torch.float64)
-    x = x - x.mean(0)
-    shift = torch.tensor([1.0, 2.0, 0.0, -2.0, 0.0], dtype=torch.float64)
-    assert frechet_distance(x, x + shift) == pytest.approx(9.0, rel=1e-12)
-    # S_b = 9 S_a: tr(S + 9 S - 6 S) = 4 tr S
-    assert frechet_distance(x, 3 * x) == pytest.approx(4 * x.var(0).sum().item(), rel=1e-12)
-
-
-@pytest.mark.parametrize("shape", [(300, 10), (6, 50)])
-def test_frechet_distance_to_itself_is_zero_and_it_is_symmetric(shape):
-    a, b = torch.randn(2, *shape) * 10
-    a[:, 0] = 5.0  # a constant feature, as the corner pixels of digits: the covariance is singular
-    assert frechet_distance(a, a.flip(0)) < 1e-9
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-10)
-    assert frechet_distance(a, b) > 1
-
-
-def test_frechet_distance_works_with_fewer_samples_than_features():
-    # Two samples each along their own axis: S_a and S_b are of rank one, orthogonal, so nothing overlaps.
-    a, b = torch.zeros(2, 2, 30)
-    a[0, 0], a[1, 0], b[0, 1], b[1, 1] = 1, -1, 2, -2
-    assert frechet_distance(a, b) == pytest.approx(2 + 8, rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "message"),
-    [
-        (torch.zeros(1, 3), torch.zeros(4, 3), "`features_a` must be .* at least 2 samples"),
-        (torch.zeros(4, 3), torch.zeros(4), "`features_b` must be"),
-        (torch.zeros(4, 3), torch.zeros(4, 2), "one width, got 3 and 2"),
-        (torch.full((4, 3), float("nan")), torch.zeros(4, 3), "`features_a` must be finite"),
-    ],
-)
-def test_frechet_distance_refuses_bad_features(a, b, message):
-    with pytest.raises(ValueError, match=message):
-        frechet_distance(a, b)
+# Generated images
 
 
 def test_pixel_frechet_distance_of_real_digits(digits):
@@ -132,9 +74,6 @@ def test_pixel_frechet_distance_of_real_digits(digits):
         pixel_frechet_distance(train, (test + 1) * 127.5)
     with pytest.raises(ValueError, match="`images_a` must be floating point"):
         pixel_frechet_distance(train.to(torch.uint8), test)
-
-
-# Generated images
 
 
 def test_class_consistency_knows_real_digits_and_shuffled_labels(digits):
@@ -231,7 +170,7 @@ def test_predict_log_probs_is_the_classifier_in_batches(model, capfd):
         predict_log_probs(model, images[:0])
 
 
-# Latents and reconstructions
+# Latents
 
 
 def test_joint_latents_are_one_pool_and_look_like_the_prior(model, monkeypatch):
@@ -256,18 +195,6 @@ def test_latent_statistics_of_known_latents():
     for bad in (torch.zeros(1, 2), torch.zeros(3), torch.full((2, 2), float("inf"))):
         with pytest.raises(ValueError, match="`latents` must be finite, of shape"):
             latent_statistics(bad)
-
-
-def test_reconstruction_error_is_the_mean_square():
-    images = torch.zeros(2, 1, 2, 2)
-    changed = images.clone()
-    changed[0, 0, 0, 0] = 0.4
-    assert reconstruction_error(images, images) == 0
-    assert reconstruction_error(images, changed) == pytest.approx(0.16 / 8)
-    with pytest.raises(ValueError, match="`reconstructions` must be"):
-        reconstruction_error(images, changed[:1])
-    with pytest.raises(ValueError, match="`reconstructions` must be in"):
-        reconstruction_error(images, images * float("nan"))
 
 
 def test_importing_evaluation_and_plotting_is_light():

@@ -2,6 +2,7 @@
 """Numbers that say how good a model is: pure functions of features, images, labels or latents.
 
 `scikit-learn` is imported where it is used. Everything is computed in float64 on the CPU, and images are in [-1, 1].
+Distances on features of a network, and reconstructions, are in `generation_metrics_lzn`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .generation_metrics_lzn import check_images, frechet_distance, reconstruction_error
 from .latent_zones import compute_latents
 from .modeling_lzn import LZNForImageClassification, LZNModel
 
@@ -64,44 +66,6 @@ def accuracy(log_probs: Tensor, labels: Tensor, top_k: int = 1) -> float:
 
 
 # Generated images ----------------------------------------------------------------------------------------------------
-
-
-def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
-    """Fréchet distance of two sets of features as Gaussians: |mu_a - mu_b|² + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
-
-    The features decide what it means, so always name them with it: on raw pixels it is [`pixel_frechet_distance`], and
-    only on the features of one particular network (Inception) is it what the literature calls FID. Like every such
-    distance it shrinks with the number of samples: compare numbers of equal counts, and give the distance of real
-    images to real images beside it.
-
-    With rows that are centred and divided by sqrt(N - 1), S_a = A'A and S_b = B'B, so tr (S_a S_b)^(1/2) is the sum of
-    the singular values of A B'. No square root of a covariance is needed: that would lose half of the digits where
-    covariances are singular, as they are for constant pixels or fewer samples than features.
-
-    Args:
-        features_a (`Tensor` of shape `(N, F)`): at least two samples, which may be fewer than F.
-        features_b (`Tensor` of shape `(M, F)`): the same features of other samples.
-
-    Raises:
-        ValueError: if shapes do not fit, there are fewer than two samples, or a value is not finite.
-    """
-    means, factors = [], []
-    for name, features in (("features_a", features_a), ("features_b", features_b)):
-        if features.ndim != 2 or len(features) < 2:
-            raise ValueError(
-                f"`{name}` must be (samples, features) with at least 2 samples, got {tuple(features.shape)}."
-            )
-        if not torch.isfinite(features).all():
-            raise ValueError(f"`{name}` must be finite, got NaN or infinite values.")
-        features = _float64(features)
-        means.append(features.mean(0))
-        centred = (features - means[-1]) / (len(features) - 1) ** 0.5
-        factors.append(torch.linalg.qr(centred, mode="r").R)  # R'R = S, with min(N, F) rows
-    a, b = factors
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(f"`features_a` and `features_b` must have one width, got {a.shape[1]} and {b.shape[1]}.")
-    spread = a.square().sum() + b.square().sum() - 2 * torch.linalg.svdvals(a @ b.T).sum()
-    return max(0.0, ((means[0] - means[1]).square().sum() + spread).item())  # rounding can leave -1e-14
 
 
 def pixel_frechet_distance(images_a: Tensor, images_b: Tensor) -> float:
@@ -213,7 +177,7 @@ def novelty(images: Tensor, train_images: Tensor, held_out_images: Tensor) -> fl
     return medians[0] / medians[1]
 
 
-# Latents and reconstructions -----------------------------------------------------------------------------------------
+# Latents ---------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -268,20 +232,6 @@ def latent_statistics(latents: Tensor) -> dict[str, float]:
     }
 
 
-def reconstruction_error(images: Tensor, reconstructions: Tensor) -> float:
-    """Mean squared error a pixel and channel of images in [-1, 1]; 0.0001 is about one grey level of 256.
-
-    Raises:
-        ValueError: for anything but finite floating point images in [-1, 1] of the same shape.
-    """
-    if images.shape != reconstructions.shape:
-        raise ValueError(
-            f"`reconstructions` must be {tuple(images.shape)} like `images`, got {tuple(reconstructions.shape)}."
-        )
-    difference = _flat_images("images", images) - _flat_images("reconstructions", reconstructions)
-    return difference.square().mean().item()
-
-
 # Checks --------------------------------------------------------------------------------------------------------------
 
 
@@ -310,14 +260,7 @@ def _float64(x: Tensor) -> Tensor:
 
 def _flat_images(name: str, images: Tensor) -> Tensor:
     """Images in [-1, 1] as rows of pixels, float64 on the CPU."""
-    if images.ndim != 4 or len(images) == 0 or not images.is_floating_point():
-        raise ValueError(
-            f"`{name}` must be floating point (N, C, H, W) in [-1, 1] and not empty, "
-            f"got {images.dtype} of shape {tuple(images.shape)}."
-        )
-    low, high = images.min().item(), images.max().item()
-    if not (low >= -1 - 1e-3 and high <= 1 + 1e-3):  # also false for NaN
-        raise ValueError(f"`{name}` must be in [-1, 1], got values from {low:.4g} to {high:.4g}.")
+    check_images(name, images)
     return _float64(images).flatten(1)
 
 
