@@ -204,3 +204,16 @@ def test_everything_opens_the_folder_in_a_clean_process(pipe, folder, images, tm
     np.testing.assert_allclose(*scores, atol=1e-5)
     for features in ("features", "pooled"):
         torch.testing.assert_close(torch.tensor(answers[features]), pipe.embed(images[0]), atol=1e-5, rtol=1e-5)
+
+
+def test_folder_of_a_model_without_latents(tmp_path):
+    """A plain rectified flow: no encoder in the folder, and the pipeline generates as before."""
+    pipe = make_pipeline(names=[], num_reference_anchors=0, encoder_type=None)
+    pipe.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    loaded = LZNPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.model.encoder is None and loaded.model.label_anchors is None
+    assert torch.equal(generate(loaded, num_images_per_label=3), generate(pipe, num_images_per_label=3))
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(loaded.invert(images).noise, pipe.invert(images).noise)

@@ -8,11 +8,16 @@ import re
 
 import pytest
 import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+)
 from scipy.integrate import solve_ivp
 from tiny_pipeline import STEPS, generate, make_pipeline, seeded
 
 from lzn_hf import LZNPipeline
-from lzn_hf.pipeline_lzn import LZNInversion
+from lzn_hf.pipeline_lzn import LZNInversion, LZNPipelineOutput
 from lzn_hf.sampling_lzn import integrate_velocity
 
 
@@ -140,6 +145,66 @@ def test_progress_bar_of_rk45_has_no_total(pipe, capfd):
     assert "%" not in bars and int(re.findall(r"(\d+)it \[", bars)[-1]) > 20
     pipe(num_images_per_label=3, batch_size=2, num_inference_steps=4, solver="euler")
     assert re.search(r"100%.* 8/8 ", capfd.readouterr().err)
+
+
+# ---------------------------------------------------------------- the way
+
+
+@pytest.mark.parametrize("solver, t_min", [("euler", 0.0), ("euler", 0.3), ("heun", 0.3)])
+def test_trajectory_is_every_step_of_the_solver(pipe, solver, t_min):
+    latents, noise = torch.randn(3, 6), torch.randn(3, 1, 8, 8)
+    options = {"latents": latents, "sample_noise": noise, "solver": solver, "t_min": t_min, "num_inference_steps": 4}
+    output = pipe(return_trajectory=True, batch_size=2, output_type="pt", **options)
+    assert isinstance(output, LZNPipelineOutput) and output.trajectory.shape == (5, 3, 1, 8, 8)
+    assert output.times == pytest.approx([t_min + k * (1 - t_min) / 4 for k in range(5)])
+    assert torch.equal(output.trajectory[0], noise) and torch.equal(pixels(output.trajectory[-1]), output.images)
+    with torch.no_grad():
+        for k in range(4):
+            step = integrate_velocity(
+                lambda x, t: pipe.model.predict_velocity(x, t, latents),
+                output.trajectory[k],
+                output.times[k : k + 2],
+                solver,
+            )
+            torch.testing.assert_close(output.trajectory[k + 1], step, atol=2e-6, rtol=0)
+    assert torch.equal(output.images, pipe(batch_size=2, output_type="pt", **options).images)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        None,
+        DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
+        FlowMatchEulerDiscreteScheduler(),
+        FlowMatchHeunDiscreteScheduler(),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_trajectory_of_schedulers(pipe, scheduler):
+    """From the noise to the images, on the way that a fine integration takes."""
+    pipe = LZNPipeline.from_pipe(pipe)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = pipe.scheduler if scheduler is None else scheduler
+    options = {"label": ["one", "two", "six"], "return_trajectory": True, "output_type": "pt"}
+    noise = torch.randn(3, 1, 8, 8)
+    output = pipe(generator=seeded(), sample_noise=noise, num_inference_steps=20, batch_size=2, **options)
+    assert output.trajectory.shape == (21, 3, 1, 8, 8) and len(output.times) == 21
+    assert output.times == sorted(output.times) and output.times[0] < 2e-3 and output.times[-1] == 1
+    assert torch.equal(output.trajectory[0], noise) and torch.equal(pixels(output.trajectory[-1]), output.images)
+    fine = pipe(generator=seeded(), sample_noise=noise, num_inference_steps=100, solver="heun", **options)
+    for t, sample in list(zip(output.times, output.trajectory))[5:20:5]:
+        assert (sample - fine.trajectory[round(t * 100)]).abs().max() < 0.1
+        assert (sample - noise).abs().max() > 0.3
+
+
+def test_outputs_with_and_without_a_trajectory(pipe):
+    options = {"num_images_per_label": 2, "num_inference_steps": STEPS}
+    output = pipe(**options)
+    assert output.trajectory is None and output.times is None and len(output.to_tuple()) == 1
+    images, trajectory, times = pipe(return_trajectory=True, return_dict=False, **options)
+    assert len(images) == 2 and trajectory.shape == (STEPS + 1, 2, 1, 8, 8) and len(times) == STEPS + 1
+    with pytest.raises(ValueError, match="`solver` must be None, 'euler' or 'heun', got 'rk45'"):
+        pipe(return_trajectory=True, solver="rk45", **options)
 
 
 # ---------------------------------------------------------------- from images to noise and back

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageColor
 
 from lzn_hf.latent_zones import trace_assignments
-from lzn_hf.plotting_lzn import GAP, PALETTE, ZoneWheel, comparison_grid, image_grid, plot_zones
+from lzn_hf.plotting_lzn import GAP, PALETTE, ZoneWheel, comparison_grid, image_grid, plot_zones, trajectory_strip
 
 
 # Grids
@@ -61,6 +61,46 @@ def test_grid_draws_row_labels_to_the_left():
     assert (labelled[:, left - GAP : left] == 255).all()
 
 
+@pytest.mark.parametrize("row_labels", [None, ["seven", "eight"]])
+def test_grid_draws_column_labels_above(row_labels):
+    images = grey(100, 100, 100, 100)
+    plain = np.asarray(image_grid(images, 2, row_labels=row_labels))
+    labelled = np.asarray(image_grid(images, 2, row_labels=row_labels, column_labels=["a long text", ""]))
+    top = labelled.shape[0] - plain.shape[0]
+    assert top >= 6 and labelled.shape[1] == plain.shape[1]
+    assert (labelled[top:] == plain).all()
+    left = plain.shape[1] - 2 * (32 + GAP)
+    first, second = labelled[:top, : left + 32 + GAP // 2], labelled[:top, left + 32 + GAP // 2 :]
+    assert (first < 128).any() and (second == 255).all()  # ink above the first column and none above the second
+    assert (first[:, : left - GAP] == 255).all()  # nor left of it: the text is made to fit
+
+
+def test_strip_shows_the_trajectory_from_left_to_right():
+    trajectory = torch.linspace(-1, 1, 7)[:, None, None, None, None] * torch.tensor([1.0, 0.5]).view(1, 2, 1, 1, 1)
+    trajectory = trajectory.expand(7, 2, 1, 8, 8)
+    times = [0, 0.1, 0.2, 0.5, 0.7, 0.9, 1]
+    strip = trajectory_strip(trajectory, times, columns=4)
+    chosen = trajectory[[0, 2, 4, 6]].transpose(0, 1).flatten(0, 1)
+    assert strip == image_grid(chosen, 4, column_labels=["0", "0.2", "0.7", "1"])
+    everything = trajectory_strip(trajectory, times, min_cell_size=8)
+    texts = [str(time) for time in times]
+    assert everything == image_grid(trajectory.transpose(0, 1).flatten(0, 1), 7, column_labels=texts, min_cell_size=8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "times", "columns", "message"),
+    [
+        ((3, 2, 1, 8, 8), [0, 1], 3, "`times` must hold one time for each of the 3 samples, got 2"),
+        ((3, 2, 1, 8, 8), [0, 0.5, 1], 1, "`columns` must be at least 2, got 1"),
+        ((3, 1, 8, 8), [0, 0.5, 1], 3, r"`trajectory` must be \(S, B, C, H, W\) .*, got \(3, 1, 8, 8\)"),
+        ((1, 2, 1, 8, 8), [0], 3, "`trajectory` must be .* with S at least 2"),
+    ],
+)
+def test_strip_refuses_bad_arguments(shape, times, columns, message):
+    with pytest.raises(ValueError, match=message):
+        trajectory_strip(torch.zeros(shape), times, columns)
+
+
 def test_comparison_grid_pairs_rows():
     first, second = grey(10, 20, 30), grey(110, 120, 130)
     grid = comparison_grid({"original": first, "copy": second}, columns=2)
@@ -80,6 +120,7 @@ def test_comparison_grid_pairs_rows():
         ({"images": grey(0), "columns": 0}, "`columns` must be at least 1, got 0"),
         ({"images": grey(0), "min_cell_size": 0}, "`min_cell_size` must be at least 1"),
         ({"images": grey(0, 0, 0), "row_labels": ["a"]}, "one text for each of the 2 rows, got 1"),
+        ({"images": grey(0), "column_labels": ["a"]}, "one text for each of the 2 columns, got 1"),
         ({"images": torch.zeros(2, 2, 8, 8)}, "with 1 or 3 channels"),
         ({"images": torch.zeros(2, 1, 8, 8, dtype=torch.int64)}, "uint8 or floating point"),
         ({"images": torch.full((2, 1, 8, 8), float("nan"))}, "`images` must be finite"),

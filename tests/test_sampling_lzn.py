@@ -21,6 +21,7 @@ from lzn_hf.sampling_lzn import (
     default_scheduler,
     integrate_rk45,
     integrate_velocity,
+    mix_noise,
     rk45_step,
     run_scheduler,
     set_timesteps,
@@ -390,3 +391,52 @@ def test_slerp():
 def test_slerp_without_a_great_circle_is_straight(b):
     a, b = torch.tensor([1.0, 2.0]), torch.tensor(b)
     torch.testing.assert_close(slerp(a, b, 0.25), 0.75 * a + 0.25 * b)
+
+
+# ---------------------------------------------------------------- noise and steps on the way
+
+
+def test_mixed_noise_stays_gaussian():
+    noise, new = torch.randn(2, 200_000, generator=torch.Generator().manual_seed(0))
+    for strength in (0.2, 0.5, 0.9):
+        mixed = mix_noise(noise, new, strength)
+        assert abs(mixed.var().item() - 1) < 0.02 and abs(mixed.mean().item()) < 0.01
+        assert abs((mixed**4).mean().item() - 3) < 0.1
+        assert abs((mixed * noise).mean().item() - math.sqrt(1 - strength**2)) < 0.02
+    assert torch.equal(mix_noise(noise, new, 0), noise) and torch.equal(mix_noise(noise, new, 1), new)
+
+
+def field(x, t):
+    return torch.cos(3 * x) - t * x
+
+
+@pytest.mark.parametrize("method", ["euler", "heun"])
+def test_integrator_shows_every_state(method):
+    sample, times, seen = torch.randn(2, 1, 4, 4), [0.1, 0.3, 0.35, 1.0], []
+    end = integrate_velocity(field, sample, times, method, on_step=lambda t, x: seen.append((t, x)))
+    assert [t for t, _ in seen] == times
+    assert torch.equal(seen[0][1], sample) and torch.equal(seen[-1][1], end)
+    for i in range(1, 4):  # each is where an integration up to there ends
+        torch.testing.assert_close(seen[i][1], integrate_velocity(field, sample, times[: i + 1], method))
+
+
+def test_heun_scheduler_shows_its_steps_and_not_its_guesses():
+    """Heun steps from sigma to sigma, the last one, to 0, an Euler step."""
+    scheduler, sample, seen = FlowMatchHeunDiscreteScheduler(), torch.randn(2, 1, 4, 4), []
+    end = run_scheduler(scheduler, 4, field, sample, on_step=lambda t, x: seen.append((t, x)))
+    times = [t for t, _ in seen]
+    assert len(times) == 5 and times == sorted(times) and times[0] == 0 and times[-1] == 1
+    torch.testing.assert_close(seen[3][1], integrate_velocity(field, sample, times[:4], "heun"))
+    torch.testing.assert_close(seen[4][1], integrate_velocity(field, seen[3][1], times[3:], "euler"))
+    assert torch.equal(seen[0][1], sample) and torch.equal(seen[4][1], end)
+
+
+@pytest.mark.parametrize("name", list(SCHEDULERS))
+def test_scheduler_shows_every_state(name):
+    """On a flow whose velocity is constant, each state is on the straight line at its time."""
+    sample, speed, seen = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4), []
+    run_scheduler(SCHEDULERS[name](), 5, lambda x, t: speed, sample, on_step=lambda t, x: seen.append((t, x)))
+    assert len(seen) == 6 and seen[-1][0] == 1
+    start = seen[0][0]
+    for t, x in seen:
+        torch.testing.assert_close(x, sample + (t - start) * speed, atol=1e-4, rtol=0)

@@ -38,6 +38,18 @@ def check_at_least(minimum: int, **arguments: int) -> None:
             raise ValueError(f"`{name}` must be a whole number of at least {minimum}, got {value!r}.")
 
 
+def check_share(**arguments: float) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
+            raise ValueError(f"`{name}` must be a number from 0 to 1, got {value!r}.")
+
+
+def check_choice(choices: tuple[str, ...], **arguments: str) -> None:
+    for name, value in arguments.items():
+        if value not in choices:
+            raise ValueError(f"`{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
+
+
 def check_solver(solver: str | None, t_min: float, solvers: tuple[str | None, ...]) -> None:
     if solver not in solvers:
         raise ValueError(f"`solver` must be one of {', '.join(map(repr, solvers))}, got {solver!r}.")
@@ -69,7 +81,9 @@ __all__ = [
     "SOLVERS",
     "Generators",
     "check_at_least",
+    "check_choice",
     "check_generators",
+    "check_share",
     "check_solver",
     "check_tensor",
     "label_to_id",

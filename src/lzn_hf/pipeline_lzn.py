@@ -3,18 +3,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from diffusers import ImagePipelineOutput, SchedulerMixin
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
-from transformers.image_utils import ImageInput
 
 from .image_processing_lzn import LZNImageProcessor, check_output_type
 from .modeling_lzn import LZNModel
@@ -27,39 +22,31 @@ from .pipeline_arguments_lzn import (
     check_tensor,
     label_to_id,
 )
-from .pipeline_folder_lzn import FlatFolderPipeline
-from .sampling_lzn import (
-    check_scheduler,
-    default_scheduler,
-    integrate_rk45,
-    integrate_velocity,
-    run_scheduler,
-    set_timesteps,
-    slerp,
-)
-
-
-Images = ImageInput | Mapping[str, Tensor]
-# Takes a velocity function and samples at one end of the image flow to the samples at the other end.
-Solver = Callable[[Callable[..., Tensor], Tensor], Tensor]
+from .pipeline_editing_lzn import EditingPipeline, Images, LZNInversion
+from .sampling_lzn import check_scheduler, default_scheduler
 
 
 @dataclass
-class LZNInversion(BaseOutput):
-    """What images come from; `pipe(latents=inversion.latents, sample_noise=inversion.noise, ...)` gives them back.
+class LZNPipelineOutput(ImagePipelineOutput):
+    """What [`LZNPipeline`] generates: S steps of the image flow, B images.
 
     Args:
-        latents (`Tensor` of shape `(B, latent_dim)`): latents of the images, float32 on the CPU.
-        noise (`Tensor` of shape `(B, C, H, W)`): the starts of their image flows, float32 on the CPU.
+        images (list of PIL images, array or `Tensor`): the images, in the type that was asked for.
+        trajectory (`Tensor` of shape `(S + 1, B, C, H, W)`, *optional*): with `return_trajectory=True`, the noise and the samples
+            after each step, the last of which are the images before they are clipped to [-1, 1]; float32 on the CPU.
+        times (list of S + 1 `float`, *optional*): their times, from 0 (or `t_min`) to 1.
     """
 
-    latents: Tensor
-    noise: Tensor
+    trajectory: Tensor | None = None
+    times: list[float] | None = None
 
 
-class LZNPipeline(FlatFolderPipeline):
+class LZNPipeline(EditingPipeline):
     r"""
-    Generates, classifies, embeds, reconstructs and interpolates images with one [`LZNModel`].
+    Generates, classifies, embeds, inverts, reconstructs, interpolates and varies images with one [`LZNModel`].
+
+    A model without image encoder (`config.encoder_type=None`, a plain rectified flow) has no latents: its images come from the noise
+    of the image flow alone, in all of these but classifying and embedding, which it cannot do.
 
     Wherever a method takes `images`, these are whatever [`LZNImageProcessor`] takes: one or a list of PIL images, arrays or
     tensors (integers in 0..255, floating point in [0, 1], as this pipeline itself returns them), resized to the size of the
@@ -124,7 +111,8 @@ class LZNPipeline(FlatFolderPipeline):
         solver: str | None = None,
         t_min: float = 0.0,
         sample_noise: Tensor | None = None,
-    ) -> ImagePipelineOutput | tuple:
+        return_trajectory: bool = False,
+    ) -> LZNPipelineOutput | tuple:
         r"""
         Generates images of labels (all of the first label first), from given latents, or (with neither) from prior noise.
 
@@ -139,11 +127,13 @@ class LZNPipeline(FlatFolderPipeline):
             batch_size (`int`, *optional*, defaults to 64): images that are generated at once.
             output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`, `"np"` (`(B, H, W, C)` in [0, 1]) or `"pt"`
                 (`(B, C, H, W)` in [0, 1]).
-            return_dict (`bool`, *optional*, defaults to `True`): whether to return an `ImagePipelineOutput` or a tuple.
+            return_dict (`bool`, *optional*, defaults to `True`): whether to return an [`LZNPipelineOutput`] or a tuple.
             solver (`str`, *optional*): `"euler"`, `"heun"` or `"rk45"`, see [`LZNPipeline`]. `None`: the scheduler.
             t_min (`float`, *optional*, defaults to 0): the time at which a `solver` starts with the noise.
             sample_noise (`Tensor` of shape `(N, C, H, W)`, *optional*): the noise of each of the N images that the image flow starts
-                from, instead of drawing it.
+                from, instead of drawing it. Without image encoder, N is what comes.
+            return_trajectory (`bool`, *optional*, defaults to `False`): whether to return the samples at all steps, too. Not with
+                `solver="rk45"`, whose steps are different ones for each image.
 
         Raises:
             ValueError: for unknown labels, labels of a model that has none, and arguments out of range or of a wrong shape.
@@ -154,23 +144,35 @@ class LZNPipeline(FlatFolderPipeline):
         check_at_least(1, num_images_per_label=num_images_per_label, num_inference_steps=num_inference_steps)
         check_at_least(1, batch_size=batch_size)
         check_solver(solver, t_min, (None, *SOLVERS))
+        if return_trajectory and solver == "rk45":
+            raise ValueError(
+                "`return_trajectory` needs steps that all images share: `solver` must be None, 'euler' or 'heun', got 'rk45'."
+            )
         if label is not None and latents is not None:
             raise ValueError("pass either `label` or `latents`, got both.")
         config, device = self.model.config, self._execution_device
         labels = None if label is None else self._label_ids(label).repeat_interleave(num_images_per_label).to(device)
         if latents is not None:
+            if self.model.encoder is None:
+                raise ValueError(
+                    "`latents` must be None for a model without image encoder (config.encoder_type is None), whose images come from "
+                    "`sample_noise` alone."
+                )
             check_tensor("latents", latents, ("N", config.latent_dim))
             latents = latents.to(device, torch.float32).repeat_interleave(num_images_per_label, 0)
         num_images = next((len(rows) for rows in (labels, latents) if rows is not None), num_images_per_label)
+        shape = (config.num_channels, config.image_size, config.image_size)
+        if self.model.encoder is None and sample_noise is not None and num_images_per_label == 1:
+            check_tensor("sample_noise", sample_noise, ("N", *shape))
+            num_images = len(sample_noise)
         check_generators(generator, num_images)
-        shape = (num_images, config.num_channels, config.image_size, config.image_size)
         if sample_noise is not None:
-            check_tensor("sample_noise", sample_noise, shape)
+            check_tensor("sample_noise", sample_noise, (num_images, *shape))
             sample_noise = sample_noise.to(device, torch.float32)
 
         with self._inference():
             # 2. Latents: given, in the zones of the labels, or prior noise.
-            if latents is None:
+            if latents is None and self.model.encoder is not None:
                 latents = randn_tensor((num_images, config.latent_dim), generator, device, torch.float32)
             if labels is not None:
                 latents = self.model.get_label_latents(labels, noise=latents)
@@ -178,12 +180,23 @@ class LZNPipeline(FlatFolderPipeline):
 
             # 3. Images: from noise along the velocity of the decoder.
             if sample_noise is None:
-                sample_noise = randn_tensor(shape, generator, device, torch.float32)
+                sample_noise = randn_tensor((num_images, *shape), generator, device, torch.float32)
             flow = self._flow(solver, (t_min, 1), num_inference_steps)
-            sample = self._solve(*flow, sample_noise, latents, labels, batch_size)
+            states: dict[float, list[Tensor]] = {}  # of each time, one chunk after the other
+
+            def keep(t: float, samples: Tensor) -> None:
+                states.setdefault(t, []).append(samples.cpu())
+
+            on_step = keep if return_trajectory else None
+            sample = self._solve(*flow, sample_noise, latents, labels, batch_size, on_step)
 
         # 4. To the wanted type.
-        return self._output(sample, output_type, return_dict)
+        way = {}
+        if return_trajectory:
+            trajectory = torch.stack([torch.cat(chunks) for chunks in states.values()])
+            way = {"trajectory": trajectory, "times": list(states)}
+        output = LZNPipelineOutput(images=self.image_processor.postprocess(sample, output_type), **way)
+        return output if return_dict else output.to_tuple()
 
     def classify(self, images: Images, top_k: int = 5, batch_size: int = 64) -> list[list[dict[str, str | float]]]:
         """The most probable labels of images, each a function of its image alone.
@@ -220,127 +233,6 @@ class LZNPipeline(FlatFolderPipeline):
             features = [self.model.get_image_features(chunk) for chunk in pixel_values.split(batch_size)]
         return torch.cat(features).float().cpu()
 
-    def invert(
-        self,
-        images: Images,
-        num_inference_steps: int = 20,
-        solver: str = "heun",
-        t_min: float = 0.0,
-        generator: Generators = None,
-        batch_size: int = 64,
-    ) -> LZNInversion:
-        r"""Takes images to their latents and to the noise of the image flow that these come from.
-
-        The flow runs from the image x1 at t = 1 down to x at t = `t_min`, and goes on from there to t = 0 on the straight line
-        from the image, as published: `noise = (x - t_min x1) / (1 - t_min)`.
-
-        Args:
-            images: see [`LZNPipeline`].
-            num_inference_steps (`int`, *optional*, defaults to 20): steps of `"euler"` and `"heun"`.
-            solver (`str`, *optional*, defaults to `"heun"`): `"euler"`, `"heun"` or `"rk45"`, see [`LZNPipeline`].
-            t_min (`float`, *optional*, defaults to 0): the time at which the flow ends.
-            generator (`torch.Generator` or list of them, one an image, *optional*): draws the place in the latent zones.
-            batch_size (`int`, *optional*, defaults to 64): images that are inverted at once.
-
-        Raises:
-            ValueError: if the model has no reference anchors, and for bad images or arguments.
-        """
-        check_at_least(1, num_inference_steps=num_inference_steps, batch_size=batch_size)
-        check_solver(solver, t_min, SOLVERS)
-        pixel_values = self._pixel_values(images)
-        check_generators(generator, len(pixel_values))
-        with self._inference():
-            latents, noise = self._invert(pixel_values, num_inference_steps, solver, t_min, generator, batch_size)
-        return LZNInversion(latents=latents.cpu(), noise=noise.cpu())
-
-    def reconstruct(
-        self,
-        images: Images,
-        num_inference_steps: int = 20,
-        solver: str = "heun",
-        t_min: float = 0.0,
-        generator: Generators = None,
-        batch_size: int = 64,
-        output_type: str = "pil",
-        return_dict: bool = True,
-    ) -> ImagePipelineOutput | tuple:
-        """Takes images to their latents and the noise of the image flow, and from these back to images.
-
-        Both ways have the same solver; with Heun steps, the default, the error shrinks with their square.
-
-        Args:
-            images, num_inference_steps, solver, t_min, generator, batch_size: see [`LZNPipeline.invert`].
-            output_type, return_dict: see [`LZNPipeline.__call__`].
-
-        Raises:
-            ValueError: as [`LZNPipeline.invert`].
-        """
-        check_output_type(output_type)
-        check_at_least(1, num_inference_steps=num_inference_steps, batch_size=batch_size)
-        check_solver(solver, t_min, SOLVERS)
-        pixel_values = self._pixel_values(images)
-        check_generators(generator, len(pixel_values))
-        with self._inference():
-            latents, noise = self._invert(pixel_values, num_inference_steps, solver, t_min, generator, batch_size)
-            flow = self._flow(solver, (t_min, 1), num_inference_steps)
-            sample = self._solve(*flow, noise, latents, self._zone_labels(latents), batch_size)
-        return self._output(sample, output_type, return_dict)
-
-    def interpolate(
-        self,
-        image_a: Images,
-        image_b: Images,
-        num_steps: int = 8,
-        num_inference_steps: int = 20,
-        solver: str = "heun",
-        t_min: float = 0.0,
-        generator: Generators = None,
-        batch_size: int = 64,
-        output_type: str = "pil",
-        return_dict: bool = True,
-    ) -> ImagePipelineOutput | tuple:
-        """Images on the way between two images, along great circles of their latents and of their noise in the image flow.
-
-        Args:
-            image_a, image_b: one image each, see [`LZNPipeline`].
-            num_steps (`int`, *optional*, defaults to 8): images to return, at least 2: the first and the last are what
-                `reconstruct([image_a, image_b], generator=generator)` gives.
-            num_inference_steps, solver, t_min, generator, batch_size, output_type, return_dict: see [`LZNPipeline.reconstruct`].
-
-        Raises:
-            ValueError: as [`LZNPipeline.reconstruct`], and for anything but one image on each side.
-        """
-        check_output_type(output_type)
-        check_at_least(1, num_inference_steps=num_inference_steps, batch_size=batch_size)
-        check_at_least(2, num_steps=num_steps)
-        check_solver(solver, t_min, SOLVERS)
-        check_generators(generator, 2)
-        pixel_values = torch.cat([self._pixel_values(image) for image in (image_a, image_b)])
-        if len(pixel_values) != 2:
-            raise ValueError(f"`image_a` and `image_b` must be one image each, got {len(pixel_values)} in all.")
-        with self._inference():
-            ends = self._invert(pixel_values, num_inference_steps, solver, t_min, generator, batch_size)
-            weights = torch.linspace(0, 1, num_steps).tolist()
-            latents, noise = (torch.stack([slerp(a, b, weight) for weight in weights]) for a, b in ends)
-            flow = self._flow(solver, (t_min, 1), num_inference_steps)
-            sample = self._solve(*flow, noise, latents, self._zone_labels(latents), batch_size)
-        return self._output(sample, output_type, return_dict)
-
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        """No gradients, no dropout (modes are restored), and the model on its device under diffusers' offloading."""
-        training = [module for module in self.model.modules() if module.training]
-        try:
-            self.model.eval()
-            if hasattr(self.model, "_hf_hook"):  # a hook runs by itself for `forward` only
-                self.model._hf_hook.pre_forward(self.model)
-            with torch.no_grad():
-                yield
-        finally:
-            self.maybe_free_model_hooks()
-            for module in training:
-                module.training = True
-
     def _label_ids(self, label: str | int | Sequence[str | int]) -> Tensor:
         """Names and ids of labels to ids, int64 `(N,)`."""
         config = self.model.config
@@ -353,77 +245,5 @@ class LZNPipeline(FlatFolderPipeline):
             raise ValueError("`label` must be at least one label, got an empty list.")
         return torch.tensor([label_to_id(one, config.label2id, config.num_labels) for one in labels])
 
-    def _zone_labels(self, latents: Tensor) -> Tensor | None:
-        """The labels of the zones that latents lie in, for the decoder; `None` for a model without labels."""
-        return self.model.classify_latents(latents).argmax(-1) if self.model.config.num_labels else None
 
-    def _pixel_values(self, images: Images) -> Tensor:
-        """Images to pixel values `(B, C, H, W)` in [-1, 1] on the device of the model."""
-        if not isinstance(images, Mapping):
-            images = self.image_processor(images, return_tensors="pt")
-        return images["pixel_values"].to(self._execution_device, torch.float32)
-
-    def _output(self, sample: Tensor, output_type: str, return_dict: bool) -> ImagePipelineOutput | tuple:
-        images = self.image_processor.postprocess(sample, output_type)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
-
-    def _invert(
-        self,
-        pixel_values: Tensor,
-        num_inference_steps: int,
-        solver: str,
-        t_min: float,
-        generator: Generators,
-        batch_size: int,
-    ) -> tuple[Tensor, Tensor]:
-        """The latents `(B, D)` of images and the noise `(B, C, H, W)` that the image flow makes the images from."""
-        if self.model.reference_anchors is None:
-            raise ValueError(
-                "the latent of an image depends on the anchors around it and this model stores none: call "
-                "`model.set_reference_anchors(model.get_image_anchors(training_images))` once and save the model."
-            )
-        shape = (len(pixel_values), self.model.config.latent_dim)
-        prior = randn_tensor(shape, generator, pixel_values.device, torch.float32)
-        chunks = zip(pixel_values.split(batch_size), prior.split(batch_size))
-        latents = torch.cat([self.model.get_image_latents(x, noise=n) for x, n in chunks])
-        flow = self._flow(solver, (1, t_min), num_inference_steps)
-        sample = self._solve(*flow, pixel_values, latents, self._zone_labels(latents), batch_size)
-        return latents, (sample - t_min * pixel_values) / (1 - t_min)
-
-    def _flow(self, solver: str | None, ends: tuple[float, float], num_inference_steps: int) -> tuple[Solver, float]:
-        """A solver of the image flow from one time to another, and the number of its velocity evaluations; `None`: the scheduler."""
-        if solver is None:
-            num_evaluations = len(set_timesteps(self.scheduler, num_inference_steps, self._execution_device))
-            return partial(run_scheduler, self.scheduler, num_inference_steps), num_evaluations
-        if solver == "rk45":
-            return (lambda velocity_fn, sample: integrate_rk45(velocity_fn, sample, *ends)[0]), math.inf
-        times = torch.linspace(*ends, num_inference_steps + 1, dtype=torch.float64).tolist()
-        num_evaluations = num_inference_steps * (2 if solver == "heun" else 1)
-        return partial(integrate_velocity, times=times, method=solver), num_evaluations
-
-    def _solve(
-        self,
-        solver: Solver,
-        num_evaluations: float,
-        sample: Tensor,
-        latents: Tensor,
-        labels: Tensor | None,
-        batch_size: int,
-    ) -> Tensor:
-        """Applies a solver of the image flow to each chunk; the conditions of a sample are those of its row."""
-        starts, samples = range(0, len(sample), batch_size), []
-        with self.progress_bar(total=num_evaluations * len(starts)) as progress:  # infinite: not known
-            for start in starts:
-                chunk = slice(start, start + batch_size)
-                conditions = latents[chunk], None if labels is None else labels[chunk]
-
-                def velocity_fn(x: Tensor, t: Tensor | float, rows=slice(None), conditions=conditions) -> Tensor:
-                    progress.update()
-                    latents, labels = (None if condition is None else condition[rows] for condition in conditions)
-                    return self.model.predict_velocity(x, t, latents, labels).float()
-
-                samples.append(solver(velocity_fn, sample[chunk]))
-        return torch.cat(samples)
-
-
-__all__ = ["LZNInversion", "LZNPipeline"]
+__all__ = ["LZNInversion", "LZNPipeline", "LZNPipelineOutput"]

@@ -25,6 +25,8 @@ SCHEDULERS = (
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
 )
+# Is shown the states of an integration: the time and the samples at it.
+OnStep = Callable[[float, Tensor], None]
 # What makes those a deterministic solver of the flow from sigma = 1 to 0, for the settings that each of them has.
 FLOW_SETTINGS = {
     "prediction_type": "flow_prediction",
@@ -104,6 +106,7 @@ def run_scheduler(
     num_inference_steps: int,
     velocity_fn: Callable[[Tensor, float], Tensor],
     sample: Tensor,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Integrates `d sample / dt = velocity_fn(sample, t)` from t = 0 (noise) to t = 1 (data) by a scheduler of diffusers.
 
@@ -114,18 +117,29 @@ def run_scheduler(
         num_inference_steps (`int`): steps, at least 1.
         velocity_fn: `(sample, t)` to the velocity data - noise, of the shape of `sample`.
         sample (`Tensor` of shape `(B, C, H, W)`): noise, float32.
+        on_step (*optional*): called with the time and the sample at the start and after each step, of which a scheduler that
+            evaluates the velocity twice a step has half as many as evaluations.
 
     Returns:
         `Tensor` of shape `(B, C, H, W)`: the data.
     """
     times = set_timesteps(scheduler, num_inference_steps, sample.device)
-    for t, timestep in zip(times, scheduler.timesteps):
+    ends = [*(1 - scheduler.sigmas[1 : len(times) + 1]).tolist(), None]  # where each evaluation leads
+    if on_step is not None:
+        on_step(times[0], sample)
+    for i, (t, timestep) in enumerate(zip(times, scheduler.timesteps)):
         sample = scheduler.step(-velocity_fn(sample, t), timestep, sample, return_dict=False)[0]
+        if on_step is not None and ends[i] != ends[i + 1]:  # else it is a guess, which the next evaluation replaces
+            on_step(ends[i], sample)
     return sample
 
 
 def integrate_velocity(
-    velocity_fn: Callable[[Tensor, float], Tensor], sample: Tensor, times: Sequence[float], method: str = "heun"
+    velocity_fn: Callable[[Tensor, float], Tensor],
+    sample: Tensor,
+    times: Sequence[float],
+    method: str = "heun",
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Integrates `d sample / dt = velocity_fn(sample, t)` along `times`, which may rise (to data) or fall (to noise).
 
@@ -134,6 +148,7 @@ def integrate_velocity(
         sample (`Tensor`): the sample at `times[0]`.
         times (sequence of `float`): at least two times.
         method (`str`, *optional*, defaults to `"heun"`): `"heun"` (order 2, two evaluations a step) or `"euler"` (order 1, one).
+        on_step (*optional*): called with the time and the sample at each of `times`.
 
     Returns:
         `Tensor`: the sample at `times[-1]`.
@@ -142,12 +157,16 @@ def integrate_velocity(
         raise ValueError(f"`method` must be 'heun' or 'euler', got {method!r}.")
     if len(times) < 2:
         raise ValueError(f"`times` must hold at least two times, got {len(times)}.")
+    if on_step is not None:
+        on_step(times[0], sample)
     for t, t_next in pairwise(times):
         step = t_next - t
         velocity = velocity_fn(sample, t)
         if method == "heun":
             velocity = (velocity + velocity_fn(sample + step * velocity, t_next)) / 2
         sample = sample + step * velocity
+        if on_step is not None:
+            on_step(t_next, sample)
     return sample
 
 
@@ -274,6 +293,15 @@ def _advance(x: Tensor, step: Tensor, slope: Tensor) -> Tensor:
     return x + step.to(x).view(-1, *[1] * (x.ndim - 1)) * slope
 
 
+def mix_noise(noise: Tensor, new_noise: Tensor, strength: float) -> Tensor:
+    """`sqrt(1 - w²) noise + w new_noise` with w = `strength` in [0, 1]: a rotation that keeps Gaussian noise Gaussian.
+
+    For independent N(0, I) both, so is the result, at a correlation of sqrt(1 - w²) with `noise`; a straight line
+    between the two would have the variance (1 - w)² + w², which is 1/2 in the middle.
+    """
+    return math.sqrt(1 - strength**2) * noise + strength * new_noise
+
+
 def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     """The point at `weight` of the way from a (0) to b (1) on a great circle, tensors of one shape taken as one vector each.
 
@@ -287,10 +315,12 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
 
 
 __all__ = [
+    "OnStep",
     "check_scheduler",
     "default_scheduler",
     "integrate_rk45",
     "integrate_velocity",
+    "mix_noise",
     "rk45_step",
     "run_scheduler",
     "set_timesteps",
