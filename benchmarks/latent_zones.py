@@ -25,8 +25,10 @@ from common import (
 )
 from torch import Tensor
 
+from lzn_hf import LZNConfig
 from lzn_hf.latent_schedules import EULER_EPS
 from lzn_hf.latent_zones import compute_latents, trace_assignments
+from lzn_hf.losses_lzn import view_losses
 
 
 def direct_latents(anchors: Tensor, noise: Tensor, num_steps: int) -> Tensor:
@@ -72,7 +74,21 @@ def products(anchors: Tensor, noise: Tensor, num_steps: int) -> Tensor:
     return u.square().sum()
 
 
+def two_views(anchors: Tensor, noise: Tensor, num_steps: int) -> Tensor:
+    """The loss of representation learning, of as many images as rows: both flows by the default solver."""
+    config = LZNConfig(
+        latent_dim=anchors.shape[1],
+        latent_num_steps=num_steps,
+        alignment_num_steps=num_steps,
+        latent_noise_scale=0.45,
+        alignment_reduction="log_prob",
+    )
+    views = anchors[: len(noise)]
+    return view_losses(config, views, views + 0.1 * noise, noise.detach())["loss"]
+
+
 FORMS = {
+    "two_views": two_views,
     "encode": encode,
     "trace": trace,
     "direct_encode": direct_latents,
@@ -131,6 +147,8 @@ def compare_large(args: argparse.Namespace) -> list[Row]:
             )
         )
         results.append(row(f"{title}: peak memory", memory(form, rows, anchors, args), "MiB", target="<= 4096"))
+    title = f"two views of {rows} images, the loss and its gradient: peak memory"
+    results.append(row(title, memory("two_views", rows, rows, args), "MiB", target="<= 3072"))
     return results
 
 

@@ -28,6 +28,8 @@ BENCHMARKS = {
     "sampling": ("Sampling", "FlowMatchEuler; one image a call"),
     "training_step": ("Training step", "plain form; float32 eager"),
     "data_loading": ("Data path", "one image at a time"),
+    "views": ("Random views", "one image at a time"),
+    "metrics": ("Metrics of generated images", "formula as written, float64"),
 }
 COLUMNS = ("", "lzn_hf", "baseline", "better by", "target")
 

@@ -157,7 +157,7 @@ def load_pipeline(args: argparse.Namespace) -> LZNPipeline:
     if args.model:
         pipe = LZNPipeline.from_pretrained(args.model)
     else:
-        settings = json.loads((ROOT / "examples/presets/digits.json").read_text())["model"]
+        settings = json.loads((ROOT / "examples/presets/joint/digits.json").read_text())["model"]
         names = [str(digit) for digit in range(10)]
         pipe = LZNPipeline.from_model(build_model(settings, image_size=8, num_channels=1, label_names=names))
     pipe.set_progress_bar_config(disable=True)

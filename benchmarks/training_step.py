@@ -7,7 +7,7 @@
 A step is that of `examples/train_joint.py`, by the same functions with the settings of the preset, on random images in the shape
 of its data set: batch from the tensor cache, encoder, latent zones, decoder, alignment, backward, clipping, Adam, moving averages,
 metrics. Three forms are timed in turn:
-    plain      float32, contiguous tensors, the latent flow over all pairs of rows and anchors, one tensor at a time in Adam
+    plain      float32, contiguous tensors, the latent flow over all pairs of rows and anchors
     lzn_hf     float32, as train_joint.py does it: the baseline is `plain`
     chosen     with --mixed_precision and/or --compile: the baseline is `lzn_hf`
 The shares of time are of the form lzn_hf, each part between synchronisations with the device. With --compile or another
@@ -22,7 +22,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -44,18 +44,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lzn_hf import modeling_lzn
-from lzn_hf.data_lzn import TensorImageDataset, to_pixel_values
+from lzn_hf.data_lzn import TensorImageDataset
 from lzn_hf.latent_schedules import EULER_EPS
 from lzn_hf.training_arguments_lzn import parse_arguments
-from lzn_hf.training_lzn import (
-    EndlessBatches,
-    MetricAverager,
-    NonFiniteGuard,
-    make_scheduler,
-    make_train_loader,
-    seed_micro_batch,
-)
-from lzn_hf.training_models_lzn import PartwiseEMA, build_model, model_parts
+from lzn_hf.training_loop_lzn import TrainingLoop
+from lzn_hf.training_lzn import make_train_loader
+from lzn_hf.training_models_lzn import build_model, model_parts
 
 
 sys.path.insert(0, str(ROOT / "examples"))
@@ -121,21 +115,16 @@ class Stopwatch:
         self._last = now
 
 
-class NoStopwatch:
-    def part(self, name: str) -> nullcontext:
-        return nullcontext()
-
-
 class TrainingStep:
-    """A call is one step of train_joint.py; the state is built as its `main` does."""
+    """A call is one step of train_joint.py, by its own loop and loss."""
 
     def __init__(self, preset: str, form: str, args: argparse.Namespace):
         size, channels = SHAPES[preset]
         command = ["--preset", preset, "--output_dir", "unused", "--mixed_precision", "no"]
-        settings = parse_arguments(train_joint.ARGUMENTS, ROOT / "examples/presets", command, description=None)
+        settings = parse_arguments(train_joint.ARGUMENTS, ROOT / "examples/presets/joint", command, description=None)
         model_args, self.data_args, self.run, joint = settings
         self.batch_size = args.batch or self.run.total_batch_size
-        self.device, self.plain, self.index = torch.device(args.device), form == "plain", 0
+        self.device, self.plain = torch.device(args.device), form == "plain"
         dtype = {"no": torch.float32, "bf16": torch.bfloat16}[args.mixed_precision if form == "chosen" else "no"]
         self.autocast = lambda: torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
@@ -145,62 +134,29 @@ class TrainingStep:
         model = model.to(self.device).train()
         if not self.plain:
             model.to(memory_format=torch.channels_last)
-        self.model = model
         if form == "chosen" and args.compile:
             model.encoder.compile()
             model.decoder.compile()
-        parts = model_parts(model)
-        groups = [
-            {"params": weights, "lr": getattr(joint, f"{name}_learning_rate")} for name, weights in parts.items()
-        ]
-        self.optimizer = torch.optim.Adam(groups, **({"foreach": False} if self.plain else {"fused": True}))
-        self.scheduler = make_scheduler(self.optimizer, self.run)
-        self.ema = PartwiseEMA(parts, self.run.ema_decay)
-        self.guard, self.averages = NonFiniteGuard(self.run.max_nonfinite_steps), MetricAverager(self.batch_size)
-
+        rates = {name: getattr(joint, f"{name}_learning_rate") for name in model_parts(model)}
         configuration = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=args.seed)
-        self.accelerator = Accelerator(cpu=self.device.type == "cpu", dataloader_config=configuration)
+        accelerator = Accelerator(cpu=self.device.type == "cpu", dataloader_config=configuration)
         shape = (4 * self.batch_size, channels, size, size)
         cache = TensorImageDataset(torch.randint(0, 256, shape, dtype=torch.uint8), torch.randint(0, 10, shape[:1]))
-        self.batches = iter(EndlessBatches(self.accelerator.prepare(make_train_loader(cache, self.batch_size, 1))))
-        self.generator = torch.Generator(device=self.device)
+        loader = make_train_loader(cache, self.batch_size, 1)
+        self.loop = TrainingLoop(accelerator, model, loader, self.run, rates, self.compute_loss)
 
-    def __call__(self, watch: Stopwatch | NoStopwatch = NoStopwatch()) -> None:
-        direct = patch.object(modeling_lzn, "compute_latents", direct_latents) if self.plain else nullcontext()
-        with watch.part("data"):
-            batch = next(self.batches)
-            seed_micro_batch(self.generator, self.run.seed, self.index, 0, 0)
-            augmentation = {"flip": self.data_args.random_flip, "shift": self.data_args.max_shift}
-            images = to_pixel_values(batch["pixel_values"], generator=self.generator, **augmentation)
-        with direct, self.autocast():
-            output = self.model(images, labels=batch["labels"], generator=self.generator)
-        if isinstance(watch, Stopwatch):
-            watch.lap()
-        self.accelerator.backward(output.loss)
-        if isinstance(watch, Stopwatch):
-            watch.lap("encoder, backward")  # the last of its parts, see `watched`
-        with watch.part("metrics"):
-            self.guard.watch(output.loss)
-            self.averages.add(**train_joint.step_metrics(self.model, output, batch["labels"]))
-        with watch.part("clipping"):
-            grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.run.max_grad_norm)
-            finite = self.guard.step_is_finite(self.accelerator, grad_norm)
-        with watch.part("Adam"):
-            if finite:
-                self.optimizer.step()
-                self.scheduler.step()
-        with watch.part("moving averages"):
-            self.ema.step()
-        with watch.part("metrics"):
-            self.averages.end_step(keep=False)
-        with watch.part("Adam"):
-            self.optimizer.zero_grad()
-        self.index += 1
+    def compute_loss(self, model: torch.nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Any:
+        with self.autocast():
+            return train_joint.joint_loss(model, model, batch, generator, self.data_args)
+
+    def __call__(self) -> None:
+        with patch.object(modeling_lzn, "compute_latents", direct_latents) if self.plain else nullcontext():
+            self.loop.take_step()
 
 
 @contextmanager
-def watched(model: modeling_lzn.LZNModel, watch: Stopwatch) -> Iterator[None]:
-    """Inside this context the parts of the model's forward and backward passes are timed.
+def watched(loop: TrainingLoop, watch: Stopwatch) -> Iterator[None]:
+    """Inside this context the parts of a step are timed, those of the model's forward and backward passes among them.
 
     Backward runs from the loss to the encoder; the gradient of the decoder's output, of the latents and of the anchors are
     complete when the alignment, the decoder and the zones have been passed.
@@ -225,14 +181,39 @@ def watched(model: modeling_lzn.LZNModel, watch: Stopwatch) -> Iterator[None]:
         latents.register_hook(lambda _: watch.lap("decoder, backward"))
         return latents
 
-    encode, decode = model.encoder.forward, model.decoder.forward
+    def backward(loss: Tensor) -> None:
+        watch.lap()
+        run_backward(loss)
+        watch.lap("encoder, backward")  # the last of its parts
+
+    def batches() -> Iterator[Any]:
+        while True:
+            with watch.part("data"):
+                batch = next(unwatched)
+            yield batch
+
+    model, accelerator, unwatched = loop.plain, loop.accelerator, loop.batches
+    encode, decode, run_backward = model.encoder.forward, model.decoder.forward, accelerator.backward
+    steps = {
+        (accelerator, "clip_grad_norm_"): "clipping",
+        (loop.guard, "step_is_finite"): "clipping",
+        (loop.optimizer, "step"): "Adam",
+        (loop.optimizer, "zero_grad"): "Adam",
+        (loop.ema, "step"): "moving averages",
+        (loop.averages, "add"): "metrics",
+        (train_joint, "step_metrics"): "metrics",
+        (train_joint, "to_pixel_values"): "data",
+    }
     modeled = {name: getattr(modeling_lzn, name) for name in ("compute_latents", *ALIGNMENT)}
     timed = {name: watch.wrap("alignment, forward", modeled[name]) for name in ALIGNMENT}
-    with (
-        patch.object(model.encoder, "forward", encoder),
-        patch.object(model.decoder, "forward", decoder),
-        patch.multiple(modeling_lzn, compute_latents=zones, **timed),
-    ):
+    with ExitStack() as stack:
+        for (owner, name), part in steps.items():
+            stack.enter_context(patch.object(owner, name, watch.wrap(part, getattr(owner, name))))
+        stack.enter_context(patch.object(accelerator, "backward", backward))
+        stack.enter_context(patch.object(loop, "batches", batches()))
+        stack.enter_context(patch.object(model.encoder, "forward", encoder))
+        stack.enter_context(patch.object(model.decoder, "forward", decoder))
+        stack.enter_context(patch.multiple(modeling_lzn, compute_latents=zones, **timed))
         yield
 
 
@@ -241,9 +222,9 @@ def share_rows(preset: str, step: TrainingStep, repeats: int) -> list[Row]:
     watch = Stopwatch()
     step()
     start = watch.now()
-    with watched(step.model, watch):
+    with watched(step.loop, watch):
         for _ in range(repeats):
-            step(watch)
+            step()
     total = watch.now() - start
     shares = {name: 100 * seconds / total for name, seconds in watch.seconds.items()}
     shares["rest"] = 100 - sum(shares.values())

@@ -11,72 +11,35 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import transformers
 from accelerate import Accelerator
-from accelerate.logging import get_logger
-from accelerate.utils import set_seed
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lzn_hf import LZNModel, LZNOutput, LZNPipeline
-from lzn_hf.checkpoints_lzn import (
-    METRICS_FILE,
-    SAMPLES_DIR,
-    JSONLinesTracker,
-    check_resume,
-    create_hub_repo,
-    files_of,
-    find_checkpoint,
-    load_checkpoint,
-    prepare_output_dir,
-    save_checkpoint,
-    upload_model,
-)
+from lzn_hf.checkpoints_lzn import SAMPLES_DIR
 from lzn_hf.data_lzn import ImageData, to_pixel_values
-from lzn_hf.model_card_lzn import make_model_card
 from lzn_hf.plotting_lzn import image_grid
 from lzn_hf.training_arguments_lzn import (
-    SETTINGS_FILE,
     DataArguments,
     ModelArguments,
     RunArguments,
-    describe_run,
     parse_arguments,
     require_at_least,
-    resolve_settings,
-    write_json,
 )
-from lzn_hf.training_lzn import (
-    EndlessBatches,
-    MetricAverager,
-    NonFiniteGuard,
-    encode_anchors,
-    image_batches,
-    load_data,
-    make_scheduler,
-    make_train_loader,
-    measure_accuracy,
-    micro_batch_size,
-    reference_anchors,
-    seed_micro_batch,
-    start_accelerator,
-)
-from lzn_hf.training_models_lzn import PartwiseEMA, build_model, freeze_part, model_parts
+from lzn_hf.training_loop_lzn import TrainingLoop
+from lzn_hf.training_lzn import encode_anchors, image_batches, measure_accuracy, reference_anchors
+from lzn_hf.training_models_lzn import model_parts
+from lzn_hf.training_setup_lzn import save_final_folder, set_up_training
 
-
-logger = get_logger(__name__)
 
 EVAL_BATCH_SIZE = 256
 MAX_LABELS_SHOWN = 20  # rows of a sample grid
 # Metrics beside the progress bar, under shorter names.
 SHOWN = {"reconstruction": "reconstruction_loss", "alignment": "alignment_loss", "own_label": "own_label_share"}
-SHOWN |= {"images/s": "images_per_second"}
 
 
 @dataclass
@@ -112,147 +75,85 @@ ARGUMENTS = {"model": ModelArguments, "data": DataArguments, "training": RunArgu
 
 def main(argv: Sequence[str] | None = None) -> Path | None:
     """Trains by the command line `argv` (None: the process's own). Returns the model folder, None for a dry run."""
-    # 1. Settings, data, model: check everything before anything is written.
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    presets_dir = Path(__file__).resolve().parent / "presets"
+    # 1. Settings, data, model: everything is checked before anything is written.
+    presets_dir = Path(__file__).resolve().parent / "presets" / "joint"
     model_args, data_args, run, joint = parse_arguments(ARGUMENTS, presets_dir, argv, description=__doc__)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for each request to the Hub
-    transformers.utils.logging.disable_progress_bar()  # of writing weights, in the middle of the bar of the training
-    tracker = JSONLinesTracker(Path(run.output_dir) / METRICS_FILE)
-    accelerator = start_accelerator(run, trackers=[tracker])
-    checkpoint = None if run.dry_run else find_checkpoint(run)
-    data = load_data(accelerator, data_args)
-    set_seed(run.seed)
-    model = build_model(
-        model_args.config,
-        image_size=data.image_size,
-        num_channels=data.num_channels,
-        label_names=data.label_names,
-        pretrained=model_args.model_name_or_path,
-    )
-    if model.decoder is None:
-        raise ValueError(
-            "train_joint.py trains an image decoder beside the encoder, but `decoder_type` of the model is None."
-        )
-    # Where convolutions are fastest; the weights are the same.
-    model.to(memory_format=torch.channels_last)
-    settings = resolve_settings(model.config, data=data_args, training=run, joint=joint)
-    batch_size = micro_batch_size(run, accelerator.num_processes)
-    loader = make_train_loader(data.train, batch_size, accelerator.num_processes, data_args.num_workers)
-    if run.dry_run:
-        accelerator.print(describe_run(settings, model_parts(model), data, run, accelerator.num_processes))
+    setup = set_up_training(model_args, data_args, run, joint=joint, check=check_model)
+    if setup is None:
         return None
-    if checkpoint:
-        check_resume(checkpoint, settings)
-    model_id = create_hub_repo(accelerator, run) if run.push_to_hub else run.output_dir
+    accelerator, data = setup.accelerator, setup.data
 
-    # 2. Optimisation: each part has its own learning rate and its own moving average.
-    output_dir = prepare_output_dir(accelerator, run)
-    groups = (
-        {"name": name, "params": parameters, "lr": getattr(joint, f"{name}_learning_rate")}
-        for name, parameters in model_parts(model).items()
+    # 2. Train.
+    def compute_loss(model, batch, generator):
+        return joint_loss(model, loop.plain, batch, generator, data_args)
+
+    def evaluate_and_draw(step: int) -> dict[str, float]:
+        with reference_anchors(loop.plain, anchors_of_training_images(loop.plain, data, run, joint)):
+            if accelerator.is_main_process:
+                save_samples(loop.plain, Path(run.output_dir) / SAMPLES_DIR / f"step-{step:06d}.png", joint, run.seed)
+            return evaluate(accelerator, loop.plain, data, data_args, run)
+
+    rates = {name: getattr(joint, f"{name}_learning_rate") for name in model_parts(setup.model)}
+    loop = TrainingLoop(
+        accelerator,
+        setup.model,
+        setup.loader,
+        run,
+        rates,
+        compute_loss,
+        freeze_after={"decoder": joint.decoder_train_steps},
     )
-    optimizer = torch.optim.Adam(groups, fused=True)
-    scheduler = make_scheduler(optimizer, run)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    plain = accelerator.unwrap_model(model)  # the same weights without the wrapper of several processes
-    ema = PartwiseEMA(model_parts(plain), run.ema_decay)
-    batches = EndlessBatches(loader)
-    guard = NonFiniteGuard(run.max_nonfinite_steps)
-    stateful = {"optimizer": optimizer, "scheduler": scheduler, "ema": ema, "batches": batches, "guard": guard}
-    if accelerator.scaler is not None:
-        stateful["scaler"] = accelerator.scaler
-    step = load_checkpoint(checkpoint, plain, stateful) if checkpoint else 0
-    if accelerator.is_main_process:
-        tracker.rewind(step)
-    accelerator.init_trackers("train_joint")
+    output_dir = loop.fit(
+        setup.tracker,
+        setup.settings,
+        name="train_joint",
+        checkpoint=setup.checkpoint,
+        shown=SHOWN,
+        evaluate=evaluate_and_draw,
+    )
 
-    # 3. The loop.
-    logger.info(f"Steps {step} to {run.max_train_steps}, {run.total_batch_size} images each, {batch_size} at once.")
-    progress = tqdm(initial=step, total=run.max_train_steps, disable=not accelerator.is_main_process, desc="train")
-    generator = torch.Generator(device=accelerator.device)
-    batch_iterator, averages = iter(batches), MetricAverager(run.total_batch_size)
-    decoder_is_frozen = False
-    plain.train()
-    while step < run.max_train_steps:
-        if not decoder_is_frozen and joint.decoder_train_steps is not None and step >= joint.decoder_train_steps:
-            model = freeze_part(accelerator, model, optimizer, "decoder")
-            decoder_is_frozen = True
-        for micro_batch in range(run.gradient_accumulation_steps):
-            batch = next(batch_iterator)
-            seed_micro_batch(generator, run.seed, step, micro_batch, accelerator.process_index)
-            with accelerator.accumulate(model):
-                pixel_values = to_pixel_values(
-                    batch["pixel_values"], flip=data_args.random_flip, shift=data_args.max_shift, generator=generator
-                )
-                output = model(pixel_values, labels=batch["labels"], generator=generator)
-                accelerator.backward(output.loss)
-                guard.watch(output.loss)
-                averages.add(**step_metrics(plain, output, batch["labels"]))
-                if accelerator.sync_gradients:
-                    grad_norm = accelerator.clip_grad_norm_(model.parameters(), run.max_grad_norm)
-                    step_is_finite = guard.step_is_finite(accelerator, grad_norm)
-                    if step_is_finite:
-                        optimizer.step()
-                        scheduler.step()
-                        ema.step()
-                    averages.end_step(keep=step_is_finite)
-                optimizer.zero_grad()
-        step += 1
-        progress.update()
+    # 3. The final folder: averaged weights, reference anchors, samples.
+    def write(folder: Path) -> None:
+        LZNPipeline.from_model(loop.plain).save_pretrained(folder)
+        save_samples(loop.plain, folder / "samples.png", joint, run.seed)
 
-        if step % run.logging_steps == 0 or step == run.max_train_steps:
-            metrics = averages.compute(accelerator)
-            progress.set_postfix({short: f"{metrics[name]:.4g}" for short, name in SHOWN.items() if name in metrics})
-            rates = {f"{group['name']}_learning_rate": group["lr"] for group in optimizer.param_groups}
-            accelerator.log({**metrics, **rates, "nonfinite_steps": guard.total}, step=step)
-        if run.checkpointing_steps and step % run.checkpointing_steps == 0:
-            save_checkpoint(accelerator, output_dir, step, plain, stateful, settings, run.checkpoints_total_limit)
-        if run.eval_steps and step % run.eval_steps == 0 and step < run.max_train_steps:
-            with ema.scope(), reference_anchors(plain, anchors_of_training_images(plain, data, run, joint)):
-                accelerator.log(evaluate(accelerator, plain, data, data_args, run), step=step)
-                if accelerator.is_main_process:
-                    save_samples(plain, output_dir / SAMPLES_DIR / f"step-{step:06d}.png", joint, run.seed)
-            averages.restart_clock()
-    progress.close()
-
-    # 4. The final folder: averaged weights, reference anchors, model card.
-    with ema.scope():
-        plain.set_reference_anchors(anchors_of_training_images(plain, data, run, joint))
-        evaluation = evaluate(accelerator, plain, data, data_args, run)
-        accelerator.log(evaluation, step=step)
-        if accelerator.is_main_process:
-            card = make_model_card(
-                plain.config,
-                model_id=model_id,
-                dataset=data.name,
-                metrics=evaluation,
-                settings=settings,
-                parameters=plain.num_parameters(),
-                hub_dataset=data_args.hub_dataset,
-            )
-            with files_of(output_dir) as folder:
-                LZNPipeline.from_model(plain).save_pretrained(folder)
-                card.save(folder / "README.md")
-                write_json(folder / SETTINGS_FILE, settings)
-                save_samples(plain, folder / "samples.png", joint, run.seed)
-            logger.info(f"Saved the model to {output_dir}: {evaluation}")
-            if run.push_to_hub:
-                logger.info(f"Uploaded the model to {upload_model(output_dir, model_id)}")
-    # The wrapper goes before the process group does: as the group's last owner it would wait, holding Python's lock, for a thread
-    # of gloo that may need that lock (https://github.com/pytorch/pytorch/issues/56297).
-    del model
-    accelerator.free_memory()
-    accelerator.end_training()
+    with loop.ema.scope():
+        loop.plain.set_reference_anchors(anchors_of_training_images(loop.plain, data, run, joint))
+        metrics = evaluate(accelerator, loop.plain, data, data_args, run)
+        save_final_folder(setup, loop, output_dir, metrics, write, data_args.hub_dataset)
+    loop.close()
     return output_dir
 
 
+def check_model(model: LZNModel) -> None:
+    """Raises a ValueError for a model that has no image decoder or no image encoder."""
+    for part in ("encoder", "decoder"):
+        if getattr(model, part) is None:
+            raise ValueError(
+                f"train_joint.py trains an image encoder and an image decoder, but `{part}_type` of the model is None."
+            )
+
+
+def joint_loss(
+    model: torch.nn.Module,
+    plain: LZNModel,
+    batch: Mapping[str, Tensor],
+    generator: torch.Generator,
+    data_args: DataArguments,
+) -> tuple[Tensor, dict[str, Tensor | None]]:
+    """The loss of a batch and what to log, by a model that may be wrapped; `plain` is the same without the wrapper."""
+    pixel_values = to_pixel_values(
+        batch["pixel_values"], flip=data_args.random_flip, shift=data_args.max_shift, generator=generator
+    )
+    output = model(pixel_values, labels=batch["labels"], generator=generator)
+    return output.loss, step_metrics(plain, output, batch["labels"])
+
+
 def step_metrics(model: LZNModel, output: LZNOutput, labels: Tensor) -> dict[str, Tensor | None]:
-    """The loss and its parts; and the latents, which should have mean 0, std 1 and lie in their labels' zones."""
+    """The parts of the loss; and the latents, which should have mean 0, std 1 and lie in their labels' zones."""
     with torch.no_grad():
         assigned = model.classify_latents(output.latents.detach()).argmax(-1)
     return {
-        "loss": output.loss,
         "reconstruction_loss": output.reconstruction_loss,
         "alignment_loss": output.alignment_loss,
         "latent_mean": output.latents.mean(),

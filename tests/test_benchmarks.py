@@ -26,6 +26,8 @@ TINY = {
     "sampling": "--images 4 --evaluations 2 4 --tolerances 0.1 --reference_steps 8 --steps 2 --batch_sizes 2 --repeats 1",
     "training_step": "--preset digits --batch 4 --repeats 1",
     "data_loading": "--images 32 --batch 8 --batches 2 --image_size 8 --repeats 1",
+    "metrics": "--samples 60 --features 8 --plain_samples 40 --labels 5 --repeats 1",
+    "views": "--channels 3 --image_size 32 --batch 8 --repeats 1",
 }
 
 

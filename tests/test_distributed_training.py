@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import weakref
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from accelerate import Accelerator, debug_launcher
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from training_toys import (
+    TINY,
     ToyStream,
     forget_accelerators,
     launch,
@@ -23,6 +26,7 @@ from training_toys import (
     write_image_folder,
 )
 
+from lzn_hf.contrastive_lzn import MomentumContrast, simclr_loss
 from lzn_hf.training_lzn import (
     EndlessBatches,
     MetricAverager,
@@ -40,6 +44,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import train_joint  # noqa: E402
+import train_representation  # noqa: E402
+import train_unconditional  # noqa: E402
 
 
 def run_on(num_processes: int, function, folder: Path) -> list:
@@ -112,6 +118,55 @@ def test_two_processes_have_the_gradient_of_one_on_the_joined_batch(tmp_path):
     assert same(*results)
     assert max(value.abs().max() for value in expected.values()) > 0.1
     assert_close(results[0], expected, rtol=1e-6)
+
+
+def view_gradients(accelerator, method: str) -> dict[str, Tensor]:
+    """Of half of 8 pairs of views, or all: gradients, for MoCo those of the second step with the queue after it."""
+    torch.manual_seed(0)
+    plain = tiny_model(labels=(), decoder_type=None, encoder_dropout=0.0, latent_noise_scale=0.45)
+    plain.config.alignment_reduction = "log_prob"
+    for parameter in plain.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    draws = torch.Generator().manual_seed(5)
+    contrast = MomentumContrast(plain.encoder, 6, queue_size=12, momentum=0.5, generator=draws)
+    first, second = torch.rand(2, 8, 1, 8, 8, generator=draws) * 2 - 1
+    noise = torch.randn(8, 6, generator=draws)
+    size = 8 // accelerator.num_processes
+    rows = slice(accelerator.process_index * size, (accelerator.process_index + 1) * size)
+    first, second, noise = first[rows], second[rows], noise[rows]
+    model = accelerator.prepare(plain)
+    state = {}
+    if method == "lzn":
+        accelerator.backward(model(first, second_views=second, noise=noise).loss)
+    elif method == "simclr":
+        accelerator.backward(simclr_loss(*model(torch.cat([first, second])).anchors.chunk(2)))
+    else:
+        optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
+        for step in range(2):
+            accelerator.backward(contrast.loss(model(first).anchors, second))
+            state |= {f"gradient {step} {name}": p.grad.clone() for name, p in plain.named_parameters()}
+            optimizer.step()
+            optimizer.zero_grad()
+            contrast.end_step(True)
+        return state | {"queue": contrast.queue, "position": torch.tensor([float(contrast.position)])}
+    return {name: parameter.grad for name, parameter in plain.named_parameters()}
+
+
+@pytest.mark.parametrize("method", ["lzn", "simclr", "moco"])
+def test_two_processes_compare_views_as_one(tmp_path, method):
+    """Of the anchors of each, in float32: the target of row b of process 1 is row 4 + b of all."""
+    if method == "simclr":
+        pytest.importorskip("pytorch_metric_learning", reason="simclr_loss is that of pytorch-metric-learning")
+    function = partial(view_gradients, method=method)
+    [expected] = run_on(1, function, tmp_path)
+    results = run_on(2, function, tmp_path)
+    assert same(*results)
+    assert max(value.abs().max() for value in expected.values()) > 0.01
+    joined = [torch.cat([value.flatten() for value in values.values()]) for values in (results[0], expected)]
+    assert (joined[0] - joined[1]).norm() <= 1e-5 * joined[1].norm()
+    if method == "moco":  # 16 keys into 12 places; the order is that of one process
+        assert expected["position"] == 4
+        assert_close({"queue": results[0]["queue"]}, {"queue": expected["queue"]}, rtol=1e-5)
 
 
 def train_with_trouble(accelerator) -> list[dict[str, dict[str, Tensor]]]:
@@ -215,7 +270,7 @@ def test_metrics_and_accuracy_are_those_of_all_processes(tmp_path):
     assert run_on(2, evaluate, tmp_path) == 2 * [[one[0], 1.0]]
 
 
-def train_watched(argv: list[str]) -> None:
+def train_watched(script, argv: list[str]) -> None:
     """Trains, and fails if a wrapper of the model is alive when the process group goes: a deadlock, once in a while."""
     wrappers = []
 
@@ -233,7 +288,7 @@ def train_watched(argv: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.parallel, "DistributedDataParallel", Watched)
         patch.setattr(Accelerator, "end_training", watched_end_training)
-        train_joint.main(argv)
+        script.main(argv)
 
 
 def test_the_script_on_two_processes(tmp_path):
@@ -257,10 +312,41 @@ def test_the_script_on_two_processes(tmp_path):
     for steps in ("2", "5"):
         parts = [*flags, "--max_train_steps", steps, "--output_dir", str(tmp_path / "parts")]
         forget_accelerators()
-        debug_launcher(train_watched, ([*parts, "--resume_from_checkpoint", "latest"],), num_processes=2)
+        resume = [*parts, "--resume_from_checkpoint", "latest"]
+        debug_launcher(train_watched, (train_joint, resume), num_processes=2)
     assert same(*(load_file(tmp_path / run / "model.safetensors") for run in ("whole", "parts")))
     losses = []
     for run in ("whole", "parts"):
         lines = [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
         losses.append({line["step"]: line["loss"] for line in lines if "loss" in line})
     assert losses[0] == losses[1] and len(losses[0]) == 5
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        (train_unconditional, "--num_samples 2 --num_inference_steps 1"),
+        (train_representation, "--config_overrides decoder_type=null --method lzn"),
+        (train_representation, "--config_overrides decoder_type=null --method moco --queue_size 20"),
+    ],
+    ids=["unconditional", "lzn", "moco"],
+)
+def test_the_other_scripts_on_two_processes_resume_to_the_bit(tmp_path, script, flags):
+    """All processes must agree for that: each has its own momentum encoder and queue, and the first one's are saved."""
+    data = write_image_folder(tmp_path / "images")
+    preset = tmp_path / "toys.json"
+    preset.write_text(json.dumps({"model": TINY}))
+    flags = f"--preset {preset} --data_dir {data} --total_batch_size 8 --num_reference_anchors 9 {flags}".split()
+    flags += "--logging_steps 1 --checkpointing_steps 2 --eval_steps 2".split()
+    flags += "--max_train_steps 4 --resume_from_checkpoint latest".split()
+    for run in ("whole", "parts"):
+        forget_accelerators()
+        debug_launcher(train_watched, (script, [*flags, "--output_dir", str(tmp_path / run)]), num_processes=2)
+        if run == "whole":
+            shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "parts" / "checkpoint-2")
+    assert same(*(load_file(tmp_path / run / "model.safetensors") for run in ("whole", "parts")))
+    scores = []
+    for run in ("whole", "parts"):
+        lines = [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        scores.append([{**line, "images_per_second": None} for line in lines if line["step"] > 2])
+    assert scores[0] == scores[1] and len(scores[0]) == 3

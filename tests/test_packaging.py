@@ -184,7 +184,7 @@ def test_nothing_depends_on_torchvision_or_timm(setup_cfg):
         assert not FORBIDDEN & set(re.findall(r"^[\w-]+", path.read_text().lower(), flags=re.MULTILINE)), path
     scripts = [
         path
-        for folder in ("benchmarks", "examples", "src", "tests", "utils")
+        for folder in ("benchmarks", "examples", "metrics", "src", "tests", "utils")
         for path in (ROOT / folder).rglob("*.py")
     ]
     assert scripts

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from training_toys import forget_accelerators, launch, write_image_folder
+from transformers import AutoConfig, AutoModel
 
 from lzn_hf import LZNForImageClassification, LZNPipeline
 from lzn_hf.checkpoints_lzn import STATE_FILE
@@ -223,6 +224,7 @@ def test_help_teaches(capsys):
         ("--num_reference_anchors 0", "`num_reference_anchors` must be at least 1"),
         ("--decoder_train_steps 0", "`decoder_train_steps` must be at least 1"),
         ("--config_overrides decoder_type=null", "`decoder_type` of the model is None"),
+        ("--encoder_name_or_path no/such/model", "no/such/model"),
         ("--push_to_hub", "offline mode is enabled"),
     ],
 )  # fmt: skip
@@ -384,6 +386,27 @@ def test_fine_tuning_onto_other_labels(launched, toys, tmp_path, caplog):
     before, after = weights(launched), weights(folder)
     kept = [name for name in before if name.startswith(("encoder.", "decoder.blocks"))]
     assert len(kept) > 50 and all(torch.equal(before[name], after[name]) for name in kept)
+
+
+def test_an_image_model_of_transformers_becomes_the_encoder(toys, tmp_path):
+    config = AutoConfig.for_model("convnext", hidden_sizes=[32, 64], depths=[1, 1], num_stages=2)
+    published = AutoModel.from_config(config)
+    published.save_pretrained(tmp_path / "published")
+    flags = f"{toys} --encoder_name_or_path {tmp_path / 'published'} --config_overrides latent_dim=64"
+    flags += " --checkpointing_steps 1 --ema_decay 0"
+    kept = train(f"{flags} --encoder_learning_rate 0 --max_train_steps 1 --output_dir {tmp_path / 'kept'}")
+    backbone = LZNPipeline.from_pretrained(kept).model.encoder.backbone.state_dict()
+    assert backbone and all(torch.equal(value, published.state_dict()[name]) for name, value in backbone.items())
+    whole = train(f"{flags} --max_train_steps 2 --output_dir {tmp_path / 'whole'}")
+    train(f"{flags} --max_train_steps 1 --output_dir {tmp_path / 'parts'}")
+    parts = train(f"{flags} --max_train_steps 2 --output_dir {tmp_path / 'parts'} --resume_from_checkpoint latest")
+    assert all(torch.equal(weights(whole)[name], value) for name, value in weights(parts).items())
+    pipe = LZNPipeline.from_pretrained(whole)
+    pipe.set_progress_bar_config(disable=True)
+    trained = pipe.model.encoder.backbone.state_dict()
+    assert not all(torch.equal(trained[name], value) for name, value in backbone.items())
+    image = pipe(label="eel", num_inference_steps=1).images[0]
+    assert pipe.embed(image).shape == (1, 64) and len(pipe.classify(image)[0]) == 3
 
 
 def test_fine_tuning_on_other_images_says_how(launched, toys, tmp_path):

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
 
 from lzn_hf import LZNConfig
-from lzn_hf.model_card_lzn import make_model_card
 from lzn_hf.training_arguments_lzn import (
     MAY_CHANGE_ON_RESUME,
     DataArguments,
@@ -27,12 +25,15 @@ from lzn_hf.training_models_lzn import build_model, model_parts
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-PRESETS = EXAMPLES / "presets"
+PRESETS = EXAMPLES / "presets" / "joint"
 sys.path.insert(0, str(EXAMPLES))
 
 import train_joint  # noqa: E402
+import train_representation  # noqa: E402
+import train_unconditional  # noqa: E402
 
 
+SCRIPTS = (train_joint, train_representation, train_unconditional)
 MODEL = {
     "image_size": 8,
     "num_channels": 1,
@@ -131,10 +132,20 @@ def test_a_folder_on_the_command_line_replaces_the_hub_dataset_of_a_preset_only(
     assert parse("--data_dir", "x")[1].dataset_name is None
 
 
-def test_every_flag_has_a_help_text():
-    for arguments in (PresetArguments, *train_joint.ARGUMENTS.values()):
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_flag_has_a_help_text(script):
+    for arguments in (PresetArguments, *script.ARGUMENTS.values()):
         for flag in fields(arguments):
-            assert len(flag.metadata.get("help", "")) > 15 or not flag.init, flag.name
+            text = flag.metadata.get("help", "")
+            assert len(text) > 15 or text.startswith("... ") or not flag.init, flag.name
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_has_a_preset_for_digits_and_each_preset_a_folder_of_its_own(script):
+    presets = EXAMPLES / "presets" / script.__name__.removeprefix("train_")
+    names = sorted(path.stem for path in presets.glob("*.json"))
+    folders = [parse_arguments(script.ARGUMENTS, presets, ["--preset", name])[2].output_dir for name in names]
+    assert "digits" in names and len({*folders, RunArguments.output_dir}) == len(names) + 1
 
 
 def test_settings_that_change_the_run_are_listed_and_the_others_are_not():
@@ -164,7 +175,8 @@ def test_the_number_of_steps_may_change_unless_the_learning_rate_depends_on_it()
 
 
 def test_names_that_may_change_exist():
-    assert MAY_CHANGE_ON_RESUME <= {f.name for arguments in train_joint.ARGUMENTS.values() for f in fields(arguments)}
+    known = {f.name for script in SCRIPTS for arguments in script.ARGUMENTS.values() for f in fields(arguments)}
+    assert MAY_CHANGE_ON_RESUME <= known
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.json")))
@@ -193,30 +205,3 @@ def test_the_cifar10_preset_is_the_published_one():
     assert (model.config["latent_solver"], model.config["latent_num_steps"]) == ("dpmsolver++", 20)
     assert (model.config["alignment_solver"], model.config["alignment_num_steps"]) == ("euler", 100)
     assert (model.config["encoder_dropout"], model.config["decoder_dropout"]) == (0.15, 0.15)
-
-
-def test_the_model_card_has_valid_metadata(tmp_path):
-    config = LZNConfig(**MODEL, num_labels=3)
-    settings = resolve_settings(config, data=DataArguments(max_shift=3), training=RunArguments(seed=77))
-    card = make_model_card(
-        config,
-        model_id="me/lzn-toys",
-        dataset="toys",
-        metrics={"validation_accuracy": 0.98765},
-        settings=settings,
-        parameters=1234,
-        hub_dataset="me/toys",
-    )
-    card.save(tmp_path / "README.md")
-    card = ModelCard.load(tmp_path / "README.md")
-    assert (card.data.library_name, card.data.license, card.data.pipeline_tag) == (
-        "lzn_hf",
-        "apache-2.0",
-        "image-classification",
-    )
-    assert card.data.datasets == ["me/toys"]
-    [result] = card.data.eval_results
-    assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.9877, "toys")
-    for text in ('from_pretrained("me/lzn-toys")', "| max_shift | `3` |", "| seed | `77` |", "1,234", "samples.png"):
-        assert text in card.text
-    assert "validation_split" not in card.text  # not set

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from training_toys import SHAPE, TINY, accelerator_fixture, tiny_model  # noqa: F401 (a fixture)
+from transformers import AutoConfig, AutoModel
 
 from lzn_hf.training_models_lzn import (
     LABEL_INPUT_LAYER,
@@ -130,8 +131,56 @@ def test_overrides_that_own_no_weights_apply_to_a_saved_model(saved_model):
     assert torch.equal(tuned.label_anchors, saved_model[0].label_anchors)
 
 
+@pytest.fixture
+def published(tmp_path):
+    """A ConvNeXt and its folder."""
+    torch.manual_seed(3)
+    model = AutoModel.from_config(
+        AutoConfig.for_model("convnext", hidden_sizes=[32, 64], depths=[1, 1], num_stages=2, num_channels=1)
+    )
+    model.save_pretrained(tmp_path / "published")
+    return model, str(tmp_path / "published")
+
+
+def test_a_published_encoder_under_a_new_head(published):
+    model, folder = published
+    for head_layers in (1, 2):
+        overrides = {**TINY, "latent_dim": 64, "encoder_type": "resnet", "encoder_head_layers": head_layers}
+        built = build_model(overrides, **SHAPE, label_names=["a", "b"], encoder=folder)
+        assert overrides["encoder_type"] == "resnet"  # the caller's are left alone
+        assert built.config.encoder_type == "transformers" and built.label_anchors.shape == (2, 64)
+        assert len(built.encoder.head) == 2 * head_layers
+        backbone = built.encoder.backbone.state_dict()
+        assert backbone and all(torch.equal(value, model.state_dict()[name]) for name, value in backbone.items())
+
+
+def test_a_published_encoder_without_weights_starts_from_random_ones(published, caplog):
+    model, folder = published
+    (Path(folder) / "model.safetensors").unlink()
+    built = build_model({**TINY, "latent_dim": 64}, **SHAPE, label_names=(), encoder=folder)
+    weight = "embeddings.patch_embeddings.weight"
+    assert not torch.equal(built.encoder.backbone.state_dict()[weight], model.state_dict()[weight])
+    assert "has no weights" in caplog.text
+
+
+def test_a_saved_model_has_an_encoder_already(saved_model, published):
+    with pytest.raises(ValueError, match="`encoder_name_or_path` .*published is for a new model.*pass one of the two"):
+        build_model({}, **SHAPE, label_names=["a", "b", "c"], pretrained=saved_model[1], encoder=published[1])
+
+
+def test_a_rectified_flow_is_fine_tuned_as_one(tmp_path):
+    model = tiny_model(labels=(), encoder_type=None)
+    model.save_pretrained(tmp_path)
+    tuned = build_model({}, **SHAPE, label_names=(), pretrained=str(tmp_path))
+    assert tuned.encoder is None and list(model_parts(tuned)) == ["decoder"]
+    assert all(torch.equal(tuned.state_dict()[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="`id2label` must be empty where `encoder_type` is None"):
+        build_model({}, **SHAPE, label_names=["a"], pretrained=str(tmp_path))
+
+
 def test_the_parts_are_all_parameters_once():
-    for model in (tiny_model(), tiny_model(labels=())):
+    models = (tiny_model(), tiny_model(labels=()), tiny_model(labels=(), encoder_type=None))
+    for model in (*models, tiny_model(labels=(), decoder_type=None)):
         parts = [id(p) for parameters in model_parts(model).values() for p in parameters]
         assert sorted(parts) == sorted(id(p) for p in model.parameters())
 

@@ -24,10 +24,7 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import broadcast_object_list
 from huggingface_hub import create_repo, upload_folder
-from safetensors.torch import load_file
-from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .training_arguments_lzn import SETTINGS_FILE, RunArguments, settings_differences, write_json
 
@@ -207,7 +204,7 @@ def check_resume(folder: Path, settings: dict[str, dict[str, Any]]) -> None:
         raise ValueError(f"`resume_from_checkpoint` {folder} is of a run with other settings:\n  {lines}")
 
 
-def load_checkpoint(folder: Path, model: nn.Module, stateful: dict[str, Any]) -> int:
+def load_checkpoint(folder: Path, model: PreTrainedModel, stateful: dict[str, Any]) -> int:
     """Restores what [`save_checkpoint`] wrote.
 
     Args:
@@ -218,7 +215,8 @@ def load_checkpoint(folder: Path, model: nn.Module, stateful: dict[str, Any]) ->
     Returns:
         The number of optimizer steps done.
     """
-    model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
+    # Not from the file itself: there, backbones of transformers have the names that the Hub knows.
+    model.load_state_dict(type(model).from_pretrained(folder, dtype=torch.float32).state_dict())
     state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
     for name, value in stateful.items():
         value.load_state_dict(state[name])

@@ -12,10 +12,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .configuration_lzn import LZNConfig
 
 
-TAGS = ["latent-zoning-network", "lzn", "image-generation", "image-feature-extraction", "rectified-flow"]
+TAGS = ["latent-zoning-network", "lzn"]
 SETTINGS_SHOWN = {
     "data": None,
     "joint": None,
+    "unconditional": None,
+    "representation": None,
+    "views": None,
     "training": (
         "seed",
         "total_batch_size",
@@ -35,39 +38,19 @@ TEMPLATE = """---
 
 # {name}
 
-A [Latent Zoning Network](https://arxiv.org/abs/2509.15591) trained on {dataset}. One model, one latent space: it
-generates images of {num_labels} labels, classifies images and embeds them. {num_channels_text} images of {size} x
-{size} pixels, {latent_dim} latent dimensions, {parameters:,} parameters.
-
-![A row of samples for each label](samples.png)
-
+{summary} {num_channels_text} images of {size} x {size} pixels, {latent_dim_text}{parameters:,}
+parameters.
+{pictures}
 ## Results
 
 {results}
 
 ## How to use
 
-```py
-from lzn_hf import LZNPipeline
-
-pipe = LZNPipeline.from_pretrained("{model_id}")
-images = pipe(label="{label}", num_images_per_label=4).images  # generate
-predictions = pipe.classify(images, top_k=3)  # classify, each image by itself
-embeddings = pipe.embed(images)  # (4, features)
-```
-
-```py
-import lzn_hf
-from transformers import pipeline
-
-classifier = pipeline("image-classification", model="{model_id}")
-extractor = pipeline("image-feature-extraction", model="{model_id}")
-```
-
+{usage}
 ## Training
 
-The weights are the moving averages. The model holds anchors of {num_reference_anchors} training images, among which
-every image is placed by itself; a prediction does not depend on other images of a batch.
+The weights are the moving averages.{reference}
 
 | setting | value |
 |---|---|
@@ -88,6 +71,60 @@ Everything else is in `training_settings.json`.
 """
 
 
+GENERATE = """```py
+from lzn_hf import LZNPipeline
+
+pipe = LZNPipeline.from_pretrained("{model_id}")
+images = pipe({arguments}).images  # generate
+{more}```
+"""
+LOAD = """```py
+import lzn_hf
+from transformers import AutoModel, pipeline
+
+{lines}
+```
+"""
+
+
+def _usage(config: LZNConfig, model_id: str) -> str:
+    """How to use a model, by what it has."""
+    text, lines = "", []
+    if config.decoder_type is not None:
+        arguments, more = "num_images_per_label=4", []
+        if config.num_labels:
+            arguments = f'label="{config.id2label[0]}", num_images_per_label=4'
+            more.append("predictions = pipe.classify(images, top_k=3)  # classify, each image by itself")
+        if config.encoder_type is not None:
+            more.append("embeddings = pipe.embed(images)  # (4, features)")
+        more.append("again = pipe.reconstruct(images).images  # to latent and noise, and back")
+        text = (
+            GENERATE.format(model_id=model_id, arguments=arguments, more="".join(f"{line}\n" for line in more)) + "\n"
+        )
+    if config.num_labels:
+        lines.append(f'classifier = pipeline("image-classification", model="{model_id}")')
+    if config.encoder_type is not None:
+        lines.append(f'extractor = pipeline("image-feature-extraction", model="{model_id}")')
+        lines.append(f'model = AutoModel.from_pretrained("{model_id}")  # get_image_features, get_image_anchors, ...')
+    return text + (LOAD.format(lines="\n".join(lines)) if lines else "")
+
+
+def _summary(config: LZNConfig, dataset: str) -> tuple[str, str, list[str]]:
+    """What a model is, its task on the Hub, and the tags of what it does."""
+    network = f"[Latent Zoning Network](https://arxiv.org/abs/2509.15591) trained on {dataset}"
+    if config.num_labels:
+        text = f"A {network}. One model, one latent space: it\ngenerates images of {config.num_labels} labels, classifies images and embeds them."
+        return text, "image-classification", ["image-generation", "image-feature-extraction", "rectified-flow"]
+    if config.decoder_type is None:
+        text = f"The image encoder of a {network}, without labels: it embeds images."
+        return text, "image-feature-extraction", ["image-feature-extraction", "representation-learning"]
+    if config.encoder_type is None:
+        text = f"A rectified flow trained on {dataset}: the decoder of a\n[Latent Zoning Network](https://arxiv.org/abs/2509.15591) without latents, as a baseline."
+        return text, "unconditional-image-generation", ["image-generation", "rectified-flow"]
+    text = f"A {network}, without labels: it generates, reconstructs and\nembeds images."
+    return text, "unconditional-image-generation", ["image-generation", "image-feature-extraction", "rectified-flow"]
+
+
 def make_model_card(
     config: LZNConfig,
     *,
@@ -98,7 +135,7 @@ def make_model_card(
     parameters: int,
     hub_dataset: str | None = None,
 ) -> ModelCard:
-    """Writes the card of a model with labels.
+    """Writes the card of a model: what it does follows from its config.
 
     Args:
         config: The model's config.
@@ -110,17 +147,18 @@ def make_model_card(
         hub_dataset: Id of the dataset on the Hub, where it is there.
     """
     name = model_id.rstrip("/").split("/")[-1]
+    summary, task, tags = _summary(config, dataset)
     data = ModelCardData(
         license="apache-2.0",
         library_name="lzn_hf",
-        pipeline_tag="image-classification",
-        tags=TAGS,
+        pipeline_tag=task,
+        tags=TAGS + tags,
         datasets=[hub_dataset] if hub_dataset else None,
         model_name=name,
         eval_results=[
             EvalResult(
-                task_type="image-classification",
-                dataset_type=hub_dataset or "image-classification",
+                task_type=task,
+                dataset_type=hub_dataset or task,
                 dataset_name=dataset,
                 metric_type=metric.removeprefix("validation_"),
                 metric_value=round(value, 4),
@@ -129,9 +167,13 @@ def make_model_card(
         ]
         or None,
     )
-    results = "\n".join(
-        f"- {metric.replace('_', ' ')}: {value:.4f}, each image by itself" for metric, value in metrics.items()
-    )
+    results = "\n".join(f"- {metric.replace('_', ' ')}: {value:.4f}" for metric, value in metrics.items())
+    reference = ""
+    if config.num_reference_anchors:
+        reference = (
+            f" The model holds anchors of {config.num_reference_anchors} training images, among\nwhich every image is placed by itself: a "
+            "result does not depend on other images of a batch."
+        )
     rows = []
     for section, shown in SETTINGS_SHOWN.items():
         for key, value in settings.get(section, {}).items():
@@ -140,16 +182,15 @@ def make_model_card(
     content = TEMPLATE.format(
         metadata=data.to_yaml(),
         name=name,
-        dataset=dataset,
-        num_labels=config.num_labels,
+        summary=summary,
         num_channels_text="Grey" if config.num_channels == 1 else "Colour",
         size=config.image_size,
-        latent_dim=config.latent_dim,
+        latent_dim_text="" if config.encoder_type is None else f"{config.latent_dim} latent dimensions, ",
         parameters=parameters,
+        pictures="" if config.decoder_type is None else "\n![Samples](samples.png)\n",
         results=results or "There was no validation data.",
-        model_id=model_id,
-        label=config.id2label[0],
-        num_reference_anchors=config.num_reference_anchors,
+        usage=_usage(config, model_id),
+        reference=reference,
         settings="\n".join(rows),
     )
     return ModelCard(content)

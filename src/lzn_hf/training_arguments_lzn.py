@@ -40,11 +40,15 @@ MAY_CHANGE_ON_RESUME = {
     "push_to_hub",
     "hub_model_id",
     "dry_run",
+    "gradient_checkpointing",
     "samples_per_label",
+    "num_samples",
+    "num_neighbours_from",
     "num_inference_steps",
     "max_eval_samples",
     "num_workers",
-    "model_name_or_path",  # where the weights came from; the architecture itself is compared
+    "encoder_name_or_path",  # where the weights came from
+    "model_name_or_path",  # likewise; the architecture itself is compared
     "config_overrides",
 }
 CONFIG_FIELDS = tuple(LZNConfig.__annotations__)  # those of LZNConfig itself, without transformers' own
@@ -59,7 +63,7 @@ class PresetArguments:
 
     preset: str = field(
         default="digits",
-        metadata={"help": "Name of a file in examples/presets or path of a JSON file; flags override its values."},
+        metadata={"help": "A name in examples/presets/<script> or path of a JSON file; flags override its values."},
     )
 
 
@@ -74,6 +78,13 @@ class ModelArguments:
         metadata={
             "help": "Fine-tune this saved folder or hub id instead of starting from random weights. Onto another label "
             "set, the label anchors and the decoder's label input are re-made and everything else is kept."
+        },
+    )
+    encoder_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or hub id of an image model of transformers (ResNet, ConvNeXt, ViT, DINOv2, ...) that is to be the image "
+            "encoder, with its weights if it has any, under a new projection head."
         },
     )
     config_overrides: list[str] = field(
@@ -200,6 +211,12 @@ class RunArguments:
         default=None,
         metadata={
             "help": "Precision of the networks; default: accelerate's configuration. Latent zones stay float32."
+        },
+    )
+    gradient_checkpointing: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep few activations of the networks and compute them again: much less memory, a third more time."
         },
     )
     logging_steps: int = field(default=10, metadata={"help": "Steps between two lines of metrics."})

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def start_accelerator(run: RunArguments, trackers: Sequence[Any] = ()) -> Accelerator:
-    """Creates the accelerator and checks that it runs on as many processes as were started.
+    """Sets up logging, creates the accelerator and checks that it runs on as many processes as were started.
 
     Args:
         run: The run's settings.
@@ -43,6 +43,8 @@ def start_accelerator(run: RunArguments, trackers: Sequence[Any] = ()) -> Accele
     Raises:
         ValueError: if several processes were started that do not see each other, or a tracker is not installed.
     """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for each request to the Hub
     if run.report_to != "none" and not _is_importable(f"torch.utils.{run.report_to}"):
         raise ValueError(f"`report_to` is {run.report_to}, which is not installed: pip install {run.report_to}")
     accelerator = Accelerator(

@@ -15,6 +15,7 @@ from torch import nn
 
 from .configuration_lzn import LZNConfig
 from .modeling_lzn import LZNModel
+from .networks_backbone import backbone_arguments, load_backbone_weights
 from .training_arguments_lzn import CONFIG_FIELDS, near_names
 
 
@@ -39,6 +40,7 @@ def build_model(
     num_channels: int,
     label_names: Sequence[str],
     pretrained: str | None = None,
+    encoder: str | None = None,
 ) -> LZNModel:
     """Builds the model for a dataset, from random weights or from a saved one.
 
@@ -47,6 +49,7 @@ def build_model(
         image_size, num_channels: Shape of the images.
         label_names: Names of the labels; empty for a model without labels.
         pretrained: Folder or hub id of a saved model.
+        encoder: Folder or hub id of an image model of transformers that becomes the image encoder of a new model.
 
     Raises:
         OSError: if `pretrained` lacks a file.
@@ -60,7 +63,19 @@ def build_model(
             raise ValueError(f"`config_overrides`: LZNConfig has no field `{name}`.{near_names(name, CONFIG_FIELDS)}")
     id2label = dict(enumerate(label_names))
     if pretrained is None:
-        return LZNModel(LZNConfig(image_size=image_size, num_channels=num_channels, id2label=id2label, **overrides))
+        overrides = dict(overrides)
+        if encoder is not None:
+            overrides |= {"encoder_type": "transformers", "encoder_backbone": backbone_arguments(encoder)}
+        config = LZNConfig(image_size=image_size, num_channels=num_channels, id2label=id2label, **overrides)
+        model = LZNModel(config)
+        if encoder is not None:
+            load_backbone_weights(model.encoder, encoder)
+        return model
+    if encoder is not None:
+        raise ValueError(
+            f"`encoder_name_or_path` {encoder} is for a new model, and `model_name_or_path` {pretrained} has its own encoder: pass one "
+            "of the two."
+        )
 
     saved = LZNConfig.get_config_dict(pretrained)[0]
     if not saved:
@@ -130,7 +145,9 @@ def with_labels(model: LZNModel, id2label: Mapping[int, str]) -> LZNModel:
 
 def model_parts(model: LZNModel) -> dict[str, list[nn.Parameter]]:
     """The parameters of each part that has its own learning rate and its own moving average."""
-    parts = {"encoder": list(model.encoder.parameters())}
+    parts = {}
+    if model.encoder is not None:
+        parts["encoder"] = list(model.encoder.parameters())
     if model.decoder is not None:
         parts["decoder"] = list(model.decoder.parameters())
     if model.label_anchors is not None:
