@@ -1,0 +1,140 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Measure how good the features of a saved model are: linear probe, nearest neighbours, fine-tuning on few labels.
+
+    python examples/evaluate_representation.py --model_name_or_path outputs/mine --dataset_name digits
+    python examples/evaluate_representation.py --model_name_or_path outputs/mine --fine_tune_shares 0.01 0.1 \\
+        --dataset_name fashion-mnist --data_dir fashion-mnist
+    torchrun --nproc_per_node 4 examples/evaluate_representation.py --model_name_or_path outputs/mine --data_dir my_images
+
+It needs labelled images to train the probe on (the training split) and others to test on (the validation split; images of
+another size are brought to the model's). Features are taken before the head (embeddings), after it (anchors), and as
+latents where the model has reference anchors. Several processes share the encoding; the main process does the rest. It
+writes, into `--output_dir` or else into the folder of the model,
+
+    representation.json    all numbers and settings
+    embeddings.png         a map of test images, like beside like
+    README.md              the model card with the results, if the folder is that of the model; the rest of it stays
+
+To have something to compare with, measure an untrained model in the same way: `LZNModel(config).save_pretrained(folder)`.
+"""
+
+from __future__ import annotations
+
+import logging
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import HfArgumentParser
+
+from lzn_hf import LZNConfig
+from lzn_hf.representation_evaluation_lzn import evaluate_folder, results_table, update_model_card
+from lzn_hf.training_arguments_lzn import DataArguments, require_at_least, write_json
+from lzn_hf.training_lzn import check_num_processes, load_data
+
+
+logger = logging.getLogger("lzn_hf.evaluate_representation")
+
+RESULTS_FILE, MAP_FILE = "representation.json", "embeddings.png"
+
+
+@dataclass
+class EvaluationArguments:
+    """What to measure, and how."""
+
+    _argument_group_name = "evaluation"
+
+    model_name_or_path: str = field(metadata={"help": "Folder or hub id of a saved model with an image encoder."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder for the results; default: that of the model, whose card they go into."}
+    )
+    num_neighbours: int = field(
+        default=20, metadata={"help": "Training images that vote on the label of a test image."}
+    )
+    fine_tune_shares: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "Fine-tune the encoder on these shares of the training labels, as many of each label: `0.01 0.1`; "
+            "--random_flip and --max_shift apply there, and only there."
+        },
+    )
+    fine_tune_steps: int = field(default=500, metadata={"help": "Optimizer steps of each fine-tuning."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Fit probe and neighbours on this many training images; default: all."}
+    )
+    map_samples: int = field(default=2000, metadata={"help": "Test images on the map; 0: no map."})
+    batch_size: int = field(default=256, metadata={"help": "Images encoded at once, on each process."})
+    seed: int = field(default=0, metadata={"help": "Decides all that is drawn: images, held-out ones, the map."})
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "num_neighbours", "fine_tune_steps", "max_train_samples", "batch_size")
+        require_at_least(self, 0, "map_samples", "seed")
+        if 0 < self.map_samples < 4:
+            raise ValueError(f"`map_samples` must be 0 or at least 4, but is {self.map_samples}.")
+        if self.output_dir is None and not Path(self.model_name_or_path).is_dir():
+            raise ValueError(
+                f"`model_name_or_path` {self.model_name_or_path} is no folder to write into: name an `--output_dir`."
+            )
+
+
+class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Shows defaults, and the description as it is written."""
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
+    """Evaluates by the command line `argv` (None: the process's own). Returns the results, on the main process."""
+    parser = HfArgumentParser(
+        [EvaluationArguments, DataArguments], description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False
+    )
+    args, data_args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    check_num_processes(state.num_processes)
+    logging.basicConfig(format="%(message)s", level=logging.INFO if state.is_main_process else logging.ERROR)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for each request to the Hub
+    config = LZNConfig.from_pretrained(args.model_name_or_path)
+    data_args.image_size = data_args.image_size or config.image_size
+    data_args.num_channels = data_args.num_channels or config.num_channels
+    data = load_data(state, data_args)
+    output_dir = Path(args.output_dir or args.model_name_or_path)
+    results = evaluate_folder(
+        args.model_name_or_path,
+        data,
+        max_train_samples=args.max_train_samples,
+        max_eval_samples=data_args.max_eval_samples,
+        k=args.num_neighbours,
+        fine_tune_shares=args.fine_tune_shares,
+        fine_tune_steps=args.fine_tune_steps,
+        flip=data_args.random_flip,
+        shift=data_args.max_shift,
+        batch_size=args.batch_size,
+        map_file=output_dir / MAP_FILE if args.map_samples else None,
+        map_samples=args.map_samples,
+        seed=args.seed,
+        progress=True,
+    )
+    if results is not None:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_json(output_dir / RESULTS_FILE, results)
+        if args.output_dir is None:
+            picture = MAP_FILE if args.map_samples else None
+            card = update_model_card(output_dir, results, hub_dataset=data_args.hub_dataset, picture=picture)
+            card.save(output_dir / "README.md")
+        print(
+            f"{args.model_name_or_path} on {data.name}, {results['test_images']:,} test images\n\n{results_table(results)}"
+        )
+        print(f"\nWrote {', '.join(str(path) for path in written(output_dir, args))}")
+    return results
+
+
+def written(output_dir: Path, args: EvaluationArguments) -> list[Path]:
+    """The files of an evaluation."""
+    names = [RESULTS_FILE, *([MAP_FILE] if args.map_samples else []), *([] if args.output_dir else ["README.md"])]
+    return [output_dir / name for name in names]
+
+
+if __name__ == "__main__":
+    main()
