@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         runs = list(tqdm(pool.map(lambda job: run(args, features, *job), jobs), total=len(jobs), desc="runs"))
     results = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread a run",
-        "arguments": vars(args),
+        "arguments": {name: value for name, value in vars(args).items() if name not in ("output_dir", "data_dir")},
         "runs": runs,
         "summary": summarise(args, runs),
     }
@@ -130,7 +130,7 @@ def run(args: ComparisonArguments, features: dict[str, Path], preset: str, metho
         command += ["--num_reconstructions", args.num_reconstructions]
         command += ["--samplers", *args.samplers, "--reconstruction_samplers", *args.reconstruction_samplers]
         call(folder, "evaluate_generation.py", *command)
-    return {"preset": preset, "method": method, "seed": seed, **json.loads(results.read_text())}
+    return {**json.loads(results.read_text()), "model": folder.name, "preset": preset, "method": method, "seed": seed}
 
 
 def mean_and_deviation(values: Sequence[float]) -> list[float | None]:

@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         runs = list(tqdm(pool.map(lambda job: run(args, *job), jobs), total=len(jobs), desc="runs"))
     results = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread a run",
-        "arguments": vars(args),
+        "arguments": {name: value for name, value in vars(args).items() if name not in ("output_dir", "data_dir")},
         "runs": runs,
         "summary": summarise(runs),
     }
@@ -118,7 +118,8 @@ def run(args: ComparisonArguments, preset: str, method: str, seed: int) -> dict:
         flags = [*flags, "--max_train_samples", args.max_train_samples, "--map_samples", 0]
         call(folder, "evaluate_representation.py", "--model_name_or_path", folder, *flags)
     seconds = time.perf_counter() - start
-    return {"preset": preset, "method": method, "seed": seed, "seconds": seconds, **json.loads(results.read_text())}
+    about = {"model": folder.name, "preset": preset, "method": method, "seed": seed, "seconds": seconds}
+    return {**json.loads(results.read_text()), **about}
 
 
 def call(folder: Path, script: str, *arguments: object) -> None:

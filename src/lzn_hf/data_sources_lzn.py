@@ -250,7 +250,7 @@ def find_label_column(name: str, rows: Any, column: str | None) -> str:
     if column is None:
         raise ValueError(
             f"{name} has no label column: its columns are {list(features)}; name one by `label_column`, or pass "
-            "`use_labels=False` to go without"
+            "`use_labels=False` (`--no_use_labels`) to go without"
         )
     feature = features[column]
     plain = isinstance(feature, Value) and re.fullmatch(r"u?int\d+|bool|(large_)?string", feature.dtype)
@@ -296,7 +296,7 @@ def find_labels(name: str, rows: Any, column: str, names: list[str] | None) -> t
     if not hasattr(rows, "__len__"):
         raise ValueError(
             f"`label_column` {column!r} of {name} holds plain {feature.dtype} values: their set is unknown until all "
-            "is read, so leave `streaming` out, or make it a ClassLabel column, or pass `use_labels=False`"
+            "is read, so leave `streaming` out, or make it a ClassLabel column, or pass `use_labels=False` (`--no_use_labels`)"
         )
     values = sorted(value for value in set(rows[column][:]) if value not in (None, -1))
     return [str(value) for value in values], {value: label for label, value in enumerate(values)}
@@ -310,6 +310,6 @@ def label_tensor(values: list[Any], label_ids: dict[Any, int], split: str, numbe
         raise ValueError(
             f"row {number + row} of split {split!r} has the label {values[row]!r}, which is none of the "
             f"{len(label_ids)} labels of the training data. Unlabelled or other data? Name another split by "
-            "`train_split` or `validation_split`, or pass `use_labels=False`"
+            "`train_split` or `validation_split`, or pass `use_labels=False` (`--no_use_labels`)"
         )
     return torch.tensor(labels, dtype=torch.int64)
