@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from lzn_hf import LZNConfig, LZNModel, LZNPipeline
 from lzn_hf.distributed_lzn import log_label_frequencies
 from lzn_hf.latent_zones import compute_latents, trace_assignments
+from lzn_hf.layers_ncsnpp import GroupNormSiLU
 from lzn_hf.sampling_lzn import integrate_rk45, integrate_velocity, rk45_step
 
 
@@ -164,13 +165,18 @@ def _check_traces(outputs: Outputs, model: LZNModel) -> None:
 
 
 def _layer_outputs(layers: list[nn.Module], run: Callable[[], Any]) -> list[Tensor]:
-    """The output of each layer in a run; that of a residual block before its attention."""
+    """The output of each layer in a run: of a residual block before its attention, of a norm before its activation."""
     outputs: dict[nn.Module, Tensor] = {}
     hooks = []
+
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> None:
+        # The published layer is the norm alone.
+        outputs[layer] = nn.GroupNorm.forward(layer, *inputs) if isinstance(layer, GroupNormSiLU) else result
+
     for layer in layers:
         attention = getattr(layer, "attention", None)
         if attention is None:
-            hooks.append(layer.register_forward_hook(lambda layer, _, result: outputs.__setitem__(layer, result)))
+            hooks.append(layer.register_forward_hook(record))
         else:
             hook = attention.register_forward_pre_hook(
                 lambda _, args, layer=layer: outputs.__setitem__(layer, args[0].clone())
