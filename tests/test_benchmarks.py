@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_pipeline import make_pipeline
 
 
@@ -238,3 +239,19 @@ def test_results_of_no_benchmark_or_of_another_form_are_refused(render_table, tm
     (tmp_path / "networks.json").rename(tmp_path / "other.json")
     with pytest.raises(ValueError, match="named after no benchmark"):
         render_table.render_folder(tmp_path)
+
+
+def test_solvers_measure_the_anchors_of_a_file(tmp_path):
+    anchors = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    save_file({"anchors": anchors}, tmp_path / "mine.safetensors")
+    output = tmp_path / "solvers.json"
+    run(
+        "solvers.py",
+        "--anchors",
+        str(tmp_path / "mine.safetensors"),
+        *TINY["solvers"].split(),
+        "--output",
+        str(output),
+    )
+    names = [result["name"] for result in json.loads(output.read_text())["results"]]
+    assert names and all(name.startswith("mine: 12 anchors, 3 dimensions") for name in names)
