@@ -30,6 +30,7 @@ from lzn_hf.training_arguments_lzn import (
     ModelArguments,
     RunArguments,
     parse_arguments,
+    parse_overrides,
     require_at_least,
 )
 from lzn_hf.training_loop_lzn import TrainingLoop
@@ -84,6 +85,11 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
         if model_args.encoder_name_or_path is not None:
             raise ValueError(
                 "`encoder_name_or_path` names an image encoder, and `--baseline rectified_flow` has none."
+            )
+        wanted = parse_overrides(model_args.config_overrides).get("encoder_type")
+        if wanted is not None:
+            raise ValueError(
+                f"`config_overrides` ask for `encoder_type={wanted}`, and `--baseline rectified_flow` has no encoder."
             )
         if model_args.model_name_or_path is None:
             model_args.config["encoder_type"] = None

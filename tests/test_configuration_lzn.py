@@ -56,6 +56,8 @@ def test_label_names_give_the_inverse_map():
         ("latent_solver", "rk45"),
         ("alignment_solver", "heun"),
         ("latent_num_steps", 0),
+        ("alignment_end", 0.0),
+        ("alignment_end", 1.5),
         ("step_cutoff", 1.0),
         ("alignment_reduction", "sum"),
         ("alignment_weight", -1.0),

@@ -48,12 +48,12 @@ def loop_encode(anchor, noise, pool, weights, steps):
     return x
 
 
-def loop_decode(latent, pool, weights, steps):
-    """Published Euler decoding of one row: final point and normalised probabilities."""
+def loop_decode(latent, pool, weights, steps, end=1.0):
+    """Published Euler decoding of one row: final point and normalised probabilities. (Published: end = 1.)"""
     x, trace = latent, []
     for k in range(steps):
-        velocity, p = published_velocity(x, 1 - k / steps, pool, weights)
-        x = x - velocity / steps
+        velocity, p = published_velocity(x, 1 - end * k / steps, pool, weights)
+        x = x - end * velocity / steps
         trace.append(p)
     return x, torch.tensor(trace, dtype=torch.float64)
 
@@ -224,6 +224,39 @@ def test_rows_do_not_depend_on_other_rows(solver):
     torch.testing.assert_close(alone[0], full[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("solver", "steps"), [("adams", 80), ("dpmsolver++", 300), ("euler", 4000)])
+def test_a_trace_that_ends_early_is_the_first_part_of_the_flow(solver, steps):
+    """Ended at t = 0.4 all solvers meet: at the state x_t there (dpmsolver++) or at the expected anchor there (the others)."""
+    pool, latents = randn(12, 5), randn(6, 5, seed=1)
+    points, log_probs = trace_assignments(latents, pool, solver=solver, num_steps=steps, end=0.4)
+    s, y = 0.0, latents  # Runge-Kutta in s, up to s = 0.4 / 0.6
+
+    def expected(y, s):
+        return (s * y @ pool.T - s * s * pool.square().sum(1) / 2).softmax(-1) @ pool
+
+    for _ in range(200):
+        h = 0.4 / 0.6 / 200
+        a = expected(y, s)
+        b = expected(y + h / 2 * a, s + h / 2)
+        c = expected(y + h / 2 * b, s + h / 2)
+        y, s = y + h / 6 * (a + 2 * b + 2 * c + expected(y + h * c, s + h)), s + h
+    want = 0.6 * y if solver == "dpmsolver++" else expected(y, s)
+    torch.testing.assert_close(points, want, rtol=0, atol=5e-3)
+    logits = s * y @ pool.T - s * s * pool.square().sum(1) / 2
+    torch.testing.assert_close(log_probs[-1], logits.log_softmax(-1), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_scale_of_anchors_matters_to_a_trace_that_ends_early(solver):
+    """All the way, the exact flow of anchors of any scale is the same; up to t = 0.5, small anchors cannot be told apart."""
+    pool, latents = randn(12, 5), randn(6, 5, seed=1)
+    small = trace_assignments(latents, 1e-3 * pool, solver=solver, end=0.5)[1][-1]
+    torch.testing.assert_close(small, torch.full_like(small, -math.log(12)), rtol=0, atol=0.01)
+    if solver == "adams":
+        want, got = (trace_assignments(latents, scale * pool, solver=solver)[1] for scale in (1.0, 1e-3))
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+
+
 # Solvers.
 
 
@@ -255,6 +288,21 @@ def test_default_solver_is_accurate(n, d, scale):
         (compute_latents(pool[:rows], noise, pool, num_steps=k) - reference).square().mean().sqrt() for k in (10, 20)
     ]
     assert rms[0] < 4e-3 and rms[1] < 5e-4
+
+
+def test_clusters_of_anchors_are_two_scales_of_one_grid():
+    """10 clusters, 30 times as far apart as their anchors are from each other: an even grid in log s has an rms of 8e-3."""
+    centres, anchors = 5 * randn(10, 24), randn(300, 24, seed=1)
+    pool = centres.repeat(30, 1) + 0.2 * anchors
+    noise = randn(48, 24, seed=2)
+    reference = compute_latents(pool[:48], noise, pool, num_steps=400)
+    coarse, fine = (
+        (compute_latents(pool[:48], noise, pool, num_steps=k) - reference).square().mean().sqrt() for k in (10, 20)
+    )
+    assert coarse < 2.5e-2 and fine < 4e-3
+    own = torch.arange(48)
+    _, log_probs = trace_assignments(reference, pool, own, num_steps=40)
+    assert (log_probs[-1].exp() > 0.5).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("distance", [0.0, 1e-7, 1e-4, 1e-2])
@@ -296,8 +344,9 @@ def test_integration_gradients_are_exact():
     for include_own in (False, True):
         distance = latent_zones._distances(anchors.detach(), pool.detach())
         typical = latent_schedules.typical_distance(distance, None)
+        nearest = latent_schedules.nearest_distance(distance, typical, None)
         schedule = latent_schedules.adams_encode_schedule(
-            latent_schedules.nearest_distance(distance, typical, None), typical, 5
+            distance, nearest, typical, 1e-3 * typical, None, include_own, 5
         )
 
         def run(anchors, noise, pool, log_weights, include_own=include_own, schedule=schedule):
@@ -388,6 +437,8 @@ def test_alignment_loss_against_a_loop():
         best = [max(log_probs[k, b].item() for k in range(first, 10)) for b in range(4)]
         torch.testing.assert_close(alignment_loss(log_probs, cutoff).item(), -sum(map(math.exp, best)) / 4)
         torch.testing.assert_close(alignment_loss(log_probs, cutoff, "log_prob").item(), -sum(best) / 4)
+        late = [log_probs[k, b].item() for k in range(first, 10) for b in range(4)]
+        torch.testing.assert_close(alignment_loss(log_probs, cutoff, "mean_log_prob").item(), -sum(late) / len(late))
 
 
 def test_alignment_loss_is_finite_for_impossible_targets():
@@ -431,6 +482,8 @@ def test_compute_latents_names_what_is_wrong(match, arguments):
         ("log_weights", {"log_weights": torch.full((4,), -math.inf)}),
         ("solver", {"solver": "rk4"}),
         ("num_steps", {"num_steps": 0}),
+        ("end", {"end": 0.0}),
+        ("end", {"end": 1.1}),
     ],
 )
 def test_trace_assignments_names_what_is_wrong(match, arguments):

@@ -42,9 +42,13 @@ def loop_loss(config: LZNConfig, anchors: Tensor, targets: Tensor, noise: Tensor
     for b in range(len(anchors)):
         scaled = config.latent_noise_scale * noise[b]
         latent = loop_encode(anchors[b], scaled, anchors, weights, config.latent_num_steps)
-        trace = loop_decode(latent, targets, weights, config.alignment_num_steps)[1][:, b].log()
-        best = max(trace[int(config.step_cutoff * config.alignment_num_steps) :])
-        bests.append(best if config.alignment_reduction == "log_prob" else best.exp())
+        trace = loop_decode(latent, targets, weights, config.alignment_num_steps, config.alignment_end)[1][:, b].log()
+        late = trace[int(config.step_cutoff * config.alignment_num_steps) :]
+        bests.append(
+            {"prob": max(late).exp(), "log_prob": max(late), "mean_log_prob": sum(late) / len(late)}[
+                config.alignment_reduction
+            ]
+        )
         latents.append(latent)
         traces.append(trace)
     loss = -sum(bests) / len(bests)
@@ -62,6 +66,7 @@ def loop_loss(config: LZNConfig, anchors: Tensor, targets: Tensor, noise: Tensor
         {},
         {"latent_noise_scale": 1.0, "alignment_reduction": "prob"},
         {"latent_num_steps": 3, "alignment_num_steps": 5, "step_cutoff": 0.0, "alignment_weight": 1.0},
+        {"alignment_end": 0.5, "alignment_reduction": "mean_log_prob"},
     ],
 )
 def test_losses_are_those_of_the_loops(changes):
@@ -72,6 +77,15 @@ def test_losses_are_those_of_the_loops(changes):
         torch.testing.assert_close(losses[name], value, rtol=1e-9, atol=1e-9, msg=lambda text: f"{name}: {text}")
     other = torch.roll(targets, 1, dims=0)  # of another image each
     assert view_losses(config, anchors, other, noise)["loss"] > losses["loss"] + 0.05
+
+
+def test_the_symmetric_loss_is_the_mean_of_both_directions():
+    (anchors, targets), noise = views(), randn(IMAGES, DIMENSIONS, seed=2)
+    first, second = (loop_loss(make_config(), a, b, noise) for a, b in ((anchors, targets), (targets, anchors)))
+    losses = view_losses(make_config(alignment_symmetric=True), anchors, targets, noise)
+    torch.testing.assert_close(losses["loss"], (first["loss"] + second["loss"]) / 2, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(losses["latents"], first["latents"])
+    assert (first["loss"] - second["loss"]).abs() > 1e-3
 
 
 def test_gradients_are_those_of_the_loops_through_both_pools():

@@ -253,6 +253,19 @@ def test_gradient_checkpointing_can_be_switched(model, images, labels):
     torch.testing.assert_close(grads[0], grads[1])
 
 
+def test_the_whole_model_compiles_to_one_graph(images, labels):
+    model = perturbed(LZNModel(tiny_config(encoder_dropout=0.0, decoder_dropout=0.0))).train()
+    arguments = {"labels": labels, **draws(images)}
+    results = []
+    for call in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        output = call(images, **arguments)
+        output.loss.backward()
+        results.append([output.loss, output.latents, *(p.grad for p in model.parameters())])
+        model.zero_grad(set_to_none=True)
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
+
+
 def test_zones_are_float32_under_autocast(model, images, labels):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(images, labels)

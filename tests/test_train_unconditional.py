@@ -274,6 +274,7 @@ def test_help_teaches(capsys):
     ("argv", "message"),
     [
         (f"{BASELINE} --encoder_name_or_path some/model", "`encoder_name_or_path` names an image encoder"),
+        (f"{BASELINE} --config_overrides encoder_type=resnet", "`config_overrides` ask for `encoder_type=resnet`"),
         ("--config_overrides decoder_type=null", "`decoder_type` of the model is None"),
         ("--config_overrides encoder_type=null", "`baseline` none needs a model with image encoder.* is None"),
         ("--model_name_or_path {flow}", "`baseline` none needs a model with image encoder.* is None"),

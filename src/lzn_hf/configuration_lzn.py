@@ -54,9 +54,12 @@ class LZNConfig(PreTrainedConfig):
         alignment_solver (`str`, *optional*, defaults to `"adams"`): solver of the flow of the label anchors, in both directions, see
             [`latent_zones.trace_assignments`]. Published: `"euler"`.
         alignment_num_steps (`int`, *optional*, defaults to 20): its evaluations. Published: 100.
+        alignment_end (`float`, *optional*, defaults to 1.0): time at which the trace of the loss ends, in (0, 1]. 1 (published) is all the way,
+            where the scale of anchors has no effect on an exact solver; less lets them repel each other until they are told apart by then.
         step_cutoff (`float`, *optional*, defaults to 0.2): share of early alignment steps that the loss leaves out.
-        alignment_reduction (`str`, *optional*, defaults to `"prob"`): `"prob"` or `"log_prob"`, see
+        alignment_reduction (`str`, *optional*, defaults to `"prob"`): `"prob"`, `"log_prob"` or `"mean_log_prob"`, see
             [`latent_zones.alignment_loss`].
+        alignment_symmetric (`bool`, *optional*, defaults to `False`): whether second views are aligned with the first, too.
         reconstruction_weight, alignment_weight (`float`, *optional*, defaults to 1.0): weights of the two losses.
         label_anchor_std (`float`, *optional*, defaults to 1.0): standard deviation of fresh label anchors.
         num_reference_anchors (`int`, *optional*, defaults to 0): rows of the stored reference anchors; set by
@@ -114,8 +117,10 @@ class LZNConfig(PreTrainedConfig):
     latent_noise_scale: float | int = 1.0
     alignment_solver: str = "adams"
     alignment_num_steps: int = 20
+    alignment_end: float | int = 1.0
     step_cutoff: float | int = 0.2
     alignment_reduction: str = "prob"
+    alignment_symmetric: bool = False
     reconstruction_weight: float | int = 1.0
     alignment_weight: float | int = 1.0
     label_anchor_std: float | int = 1.0
@@ -192,7 +197,9 @@ class LZNConfig(PreTrainedConfig):
         for name in ("latent_solver", "alignment_solver"):
             check(name, getattr(self, name) in ("adams", "euler", "dpmsolver++"), "'adams', 'euler' or 'dpmsolver++'")
         check("step_cutoff", 0 <= self.step_cutoff < 1, "in [0, 1)")
-        check("alignment_reduction", self.alignment_reduction in ("prob", "log_prob"), "'prob' or 'log_prob'")
+        check("alignment_end", 0 < self.alignment_end <= 1, "in (0, 1]")
+        reductions = ("prob", "log_prob", "mean_log_prob")
+        check("alignment_reduction", self.alignment_reduction in reductions, f"one of {reductions}")
         for name in ("reconstruction_weight", "alignment_weight", "num_reference_anchors", "num_prediction_draws"):
             check(name, getattr(self, name) >= 0, "at least 0")
         for name in ("label_anchor_std", "latent_noise_scale"):

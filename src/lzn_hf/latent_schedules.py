@@ -10,6 +10,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -18,12 +19,23 @@ EULER_EPS = 1e-4
 DPM_EPS = 1e-3
 
 # Adams grid. Zones of two anchors at distance d meet where s d is about 1: at s d = 8 the neighbour's probability is below
-# e^-8 for noise of three standard deviations, at s d = 4 most of the turning is still ahead.
+# e^-8 for noise of three standard deviations, at s d = 4 most of the turning is still ahead. Noise of more than four, which some row of a
+# thousand has towards some neighbour, belongs to the neighbour at s d = 8: a row starts, alone, at 9.
+NEIGHBOUR_UNSEEN = 9.0
 NEIGHBOUR_RESOLVED = 8.0
 TURNING = 4.0
 # Anchors closer than this share of the median distance are one anchor as far as the grid is concerned. Their zones together
 # keep the right mass and shape; resolving them apart would waste the grid on a single direction of the latent.
 MERGE_DISTANCE = 1e-3
+# What the grid of a row looks at: anchors in sight at s have the weight `exp(-(s d)^2 / SIGHT)`; distances of anchors are taken in classes
+# of half an octave from 2^-10 to 4 times the typical one; the density of points is taken at that many s, and is nowhere less than
+# that share of the nearest distance.
+SIGHT = 16.0
+CLASS_OCTAVES = (-10, 2)
+MESH_POINTS = 24
+LEAST_DENSITY = 1e-3
+# Towards the anchors, the density of points at the prior is 1 + START times as large as beyond.
+START = 2.0
 
 
 class Schedule(NamedTuple):
@@ -33,8 +45,10 @@ class Schedule(NamedTuple):
     weights: Tensor  # (S, 3, 1 | B, 1), or (S, 1, 1, 1) of a method that looks at no earlier value
 
 
-def published_schedule(solver: str, num_steps: int, *, decode: bool, like: Tensor) -> Schedule:
+def published_schedule(solver: str, num_steps: int, *, decode: bool, like: Tensor, end: float = 1.0) -> Schedule:
     """The published grids, uniform in t: Euler, and multistep DPM-Solver++ of order 3 (arXiv 2211.01095) in data prediction.
+
+    Towards the anchors they go up to t = `end`, 1 in the published implementation.
 
     An Euler step in t on x is an Euler step in s on y. With `lambda = log s`, `h_k = lambda_{k+1} - lambda_k`, `phi_1 = expm1(-h)`,
     `phi_2 = phi_1 / h + 1`, `phi_3 = phi_2 / h - 1/2`, a DPM-Solver++ step is `y += (s_{k+1} - s_k) E_k + s_{k+1} (phi_2 D_1 - phi_3 D_2)`
@@ -43,12 +57,12 @@ def published_schedule(solver: str, num_steps: int, *, decode: bool, like: Tenso
     # In Python numbers: the same for all inputs, and a constant to torch.compile.
     grid = [k / num_steps for k in range(num_steps + 1)]
     if solver == "euler":
-        s = [_signal(x) if decode else _signal((1 - EULER_EPS) * (1 - x)) for x in grid]
+        s = [_signal(end * x) if decode else _signal((1 - EULER_EPS) * (1 - x)) for x in grid]
         rows = [[s_next - s_k] for s_k, s_next in zip(s, s[1:])]
         if decode:
             rows[-1] = [0.0]  # to s = infinity: the end point is the last expected anchor
     else:
-        s = [_signal(DPM_EPS + (1 - 2 * DPM_EPS) * (x if decode else 1 - x)) for x in grid]
+        s = [_signal(DPM_EPS + (1 - 2 * DPM_EPS) * (end * x if decode else 1 - x)) for x in grid]
         h = [math.log(s_next / s_k) for s_k, s_next in zip(s, s[1:])]
         rows = []
         for k, s_next in enumerate(s[1:]):
@@ -69,17 +83,53 @@ def published_schedule(solver: str, num_steps: int, *, decode: bool, like: Tenso
     return Schedule(torch.tensor(s, **options)[:, None, None], torch.tensor(rows, **options)[:, :, None, None])
 
 
-def adams_encode_schedule(nearest: Tensor, typical: Tensor, num_steps: int) -> Schedule:
-    """A grid for each row from the distances (B, 1) of its nearest and of a typical anchor: from where its zone is alone to s = 0."""
-    x = torch.linspace(1, 0, num_steps + 1, dtype=nearest.dtype, device=nearest.device)
-    s = _sinh_grid(x, nearest, typical)
+@torch.no_grad()  # the grid is a constant
+def adams_encode_schedule(
+    distance: Tensor,
+    nearest: Tensor,
+    typical: Tensor,
+    merged: Tensor,
+    log_weights: Tensor | None,
+    include_own: bool,
+    num_steps: int,
+) -> Schedule:
+    """A grid for each row, from where its zone is alone to s = 0, with the most points where it meets the most anchors.
+
+    One scale d of distances asks for a density of points in s of `d / sqrt(1 + (s d / 4)^2)`: even around the prior, in log s beyond. An
+    anchor at distance d is in sight at s as far as the noise hides the difference, so the density of a row with many scales (clusters,
+    near-duplicates) is the root mean square of those of its anchors, weighted by `p_j ~ w_j exp(-(s d_j)^2 / 16)`, d = 0 for its own.
+
+    Args:
+        distance (`Tensor` of shape `(R, N)`): of each row to the anchors.
+        nearest, typical (`Tensor` of shape `(R, 1)`): distances that bound and scale the grid.
+        merged (`Tensor` of shape `(R, 1)`): anchors up to this distance are the row's own as far as the grid is concerned.
+        log_weights, include_own: as in [`compute_latents`].
+    """
+    mesh = torch.linspace(0, 1, MESH_POINTS, dtype=nearest.dtype, device=nearest.device)
+    s_hi = NEIGHBOUR_UNSEEN / nearest
+    s, slope = _sinh_mesh(mesh, s_hi, typical)  # (R, M): s, and ds by the mesh
+    d, log_mass = _distance_classes(distance, typical, merged, log_weights, include_own)
+    sd = s[:, :, None] * d[:, None]  # (R, M, K)
+    p = torch.softmax(log_mass[:, None] - sd.square() / SIGHT, dim=-1)
+    density = (p * d[:, None].square() / (1 + (sd / TURNING).square())).sum(-1).sqrt()
+    density = density + LEAST_DENSITY * nearest  # where nothing is in sight, and for a pool of one
+    share = torch.arange(num_steps, -1, -1, dtype=mesh.dtype, device=mesh.device) / num_steps
+    s = _equidistributed(mesh, density * slope, share, s_hi, typical)
     return Schedule(s, _adams_weights(s))
 
 
-def adams_decode_schedule(nearest: Tensor, typical: Tensor, num_steps: int) -> Schedule:
-    """A grid for all rows from the distances (1, 1) of the nearest and of typical anchors: from s = 0 to where zones are apart."""
-    x = torch.linspace(0, 1, num_steps, dtype=nearest.dtype, device=nearest.device)
-    s = _sinh_grid(x, nearest, typical)
+def adams_decode_schedule(nearest: Tensor, typical: Tensor, num_steps: int, end: float = 1.0) -> Schedule:
+    """A grid for all rows from the distances (1, 1) of the nearest and of typical anchors: from s = 0 to where zones are apart, or to t = end < 1.
+
+    Even in s around the prior, in log s beyond, and three times as dense at the prior, where the first steps know no past and are of
+    low order.
+    """
+    mesh = torch.linspace(0, 1, MESH_POINTS, dtype=nearest.dtype, device=nearest.device)
+    s_hi = NEIGHBOUR_RESOLVED / nearest if end == 1 else torch.full_like(nearest, _signal(end))
+    s, _ = _sinh_mesh(mesh, s_hi, typical)
+    density = 1 + START * torch.exp(-s * typical / TURNING)
+    share = torch.linspace(0, 1, num_steps, dtype=mesh.dtype, device=mesh.device)
+    s = _equidistributed(mesh, density, share, s_hi, typical)
     s = torch.cat([s, s[-1:]])  # the end point is the last expected anchor: nothing to step to
     return Schedule(s, _adams_weights(s))
 
@@ -106,13 +156,52 @@ def _signal(t: float) -> float:
     return t / (1 - t) if t < 1 else math.inf
 
 
-def _sinh_grid(x: Tensor, nearest: Tensor, typical: Tensor) -> Tensor:
-    """`s = c sinh(x asinh(s_hi / c))`, `c = 4 / typical`, `s_hi = 8 / nearest`: even in s around the prior, in log s beyond.
+def _sinh_mesh(x: Tensor, s_hi: Tensor, typical: Tensor) -> tuple[Tensor, Tensor]:
+    """`s = c sinh(x asinh(s_hi / c))` with `c = 4 / typical`, and ds/dx: even in s around the prior, in log s beyond.
 
-    (S,), (R, 1), (R, 1) -> (S, R, 1).
+    (M,) or (R, M), (R, 1), (R, 1) -> (R, M), (R, M).
     """
-    c, s_hi = TURNING / typical, NEIGHBOUR_RESOLVED / nearest
-    return c * torch.sinh(x[:, None, None] * torch.asinh(s_hi / c))
+    c = TURNING / typical
+    rate = torch.asinh(s_hi / c)
+    return c * torch.sinh(x * rate), c * rate * torch.cosh(x * rate)
+
+
+def _equidistributed(mesh: Tensor, density: Tensor, share: Tensor, s_hi: Tensor, typical: Tensor) -> Tensor:
+    """The s that leave a share of all points below, by the density of points (R, M) over the mesh (M,): (S,) -> (S, R, 1)."""
+    count = F.pad(((density[:, 1:] + density[:, :-1]) / 2).cumsum(-1), (1, 0))
+    count = count / count[:, -1:]
+    right = (count[:, None] <= share[:, None]).sum(-1).clamp(1, len(mesh) - 1)  # (R, S)
+    below, above = count.gather(1, right - 1), count.gather(1, right)
+    x = mesh[right - 1] + (share - below) / (above - below) * (mesh[1] - mesh[0])
+    return _sinh_mesh(x, s_hi, typical)[0].T[:, :, None]
+
+
+def _distance_classes(
+    distance: Tensor, typical: Tensor, merged: Tensor, log_weights: Tensor | None, include_own: bool
+) -> tuple[Tensor, Tensor]:
+    """Classes of distances of each row, half an octave each, and one of distance 0: distances and log-masses, (R, K + 1) both.
+
+    An anchor counts for the two classes that it lies between, so that the masses are continuous in the distances.
+    """
+    count = 2 * (CLASS_OCTAVES[1] - CLASS_OCTAVES[0])
+    x = (distance / typical).float().log2_().sub_(CLASS_OCTAVES[0]).mul_(2).clamp_(0, count - 1)
+    lower = x.floor().clamp_(max=count - 2)
+    upper_share = (x - lower).to(distance.dtype)
+    lower = lower.long()
+    own = distance <= merged
+    # The largest weight is 1: absent anchors have mass 0, whatever the scale of the weights.
+    largest, weights = 0.0, torch.ones_like(upper_share)
+    if log_weights is not None:
+        largest = log_weights.amax()
+        largest = largest.clamp(min=0) if include_own else largest
+        weights = (log_weights - largest).exp().expand_as(distance)
+    mass = distance.new_zeros(len(distance), count + 1)
+    mass.scatter_add_(1, lower.masked_fill(own, count), weights * (1 - upper_share).masked_fill(own, 1.0))
+    mass.scatter_add_(1, lower + 1, (weights * upper_share).masked_fill(own, 0.0))
+    if include_own:
+        mass[:, -1] += torch.exp(mass.new_zeros(()) - largest)
+    octaves = CLASS_OCTAVES[0] + torch.arange(count, dtype=distance.dtype, device=distance.device) / 2
+    return F.pad(octaves.exp2() * typical, (0, 1)), mass.log()
 
 
 def _adams_weights(s: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from .latent_kernel import expected_anchor
 from .latent_pairs import Pairs, approach_pairs, find_pairs, leave_pairs
 from .latent_schedules import (
     DPM_EPS,
+    MERGE_DISTANCE,
     NEIGHBOUR_RESOLVED,
     Schedule,
     adams_decode_schedule,
@@ -47,6 +48,7 @@ from .latent_schedules import (
 
 Solver = Literal["adams", "euler", "dpmsolver++"]
 SOLVERS = ("adams", "euler", "dpmsolver++")
+REDUCTIONS = ("prob", "log_prob", "mean_log_prob")
 
 # Towards the anchors, the grid of "adams" tells anchors apart that are farther than this share of the typical distance; isolated
 # pairs below are told apart in the last step.
@@ -121,6 +123,7 @@ def trace_assignments(
     log_weights: Tensor | None = None,
     solver: Solver = "adams",
     num_steps: int = 20,
+    end: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Latent alignment: carry latents by the flow of `pool` and record which anchor they are assigned to on the way.
 
@@ -133,14 +136,16 @@ def trace_assignments(
         targets (`Tensor` of shape `(B,)`, *optional*): int64 index of the anchor in the pool whose probability is wanted.
         log_weights (`Tensor` of shape `(N,)`, *optional*): log-weights of the pool; minus infinity removes an anchor.
         solver, num_steps: as in [`compute_latents`].
+        end (`float`, defaults to 1.0): time to go to, in (0, 1]; 1 is all the way to the anchors, whatever their scale. Before, anchors
+            are told apart as far as they are several times `(1 - end) / end` apart: `1 / s^2` is the temperature of the softmax.
 
     Returns:
         `tuple(Tensor, Tensor)`: the points reached, `(B, D)`, and the assignment log-probabilities at each of the S = `num_steps`
         evaluations in their order: `(S, B)` of the targets, or `(S, B, N)` of all anchors when `targets` is None. The points are the
-        last expected anchors, but the state at `t = 1 - 1e-3` for "dpmsolver++", as published.
+        last expected anchors, but the state at the end, `t = 1 - 1e-3`, for "dpmsolver++", as published.
 
     Raises:
-        ValueError: if a shape does not fit, the solver is unknown, `num_steps < 1` or no anchor has a positive weight.
+        ValueError: if a shape does not fit, the solver is unknown, `num_steps < 1`, `end` is out of range or no anchor has a positive weight.
     """
     _check_matrix("latents", latents)
     _check_matrix("pool", pool, like=("latents", latents))
@@ -152,30 +157,33 @@ def trace_assignments(
             f"got {targets.dtype} of shape {tuple(targets.shape)}."
         )
 
+    if not 0 < end <= 1:
+        raise ValueError(f"`end` must be in (0, 1], got {end}.")
+
     dtype = _result_dtype(latents, pool, log_weights)
     with torch.autocast(latents.device.type, enabled=False):
         latents, pool, log_weights = _in_compute_dtype(latents, pool, log_weights)
-        schedule, finish = _decode_schedule(pool, log_weights, solver, num_steps)
+        schedule, finish = _decode_schedule(pool, log_weights, solver, num_steps, end)
         decode = partial(_decode, pool=pool, log_weights=log_weights, solver=solver, schedule=schedule, finish=finish)
         points, log_probs = _by_rows(decode, len(pool), latents, targets)
         return points.to(dtype), log_probs.transpose(0, 1).to(dtype)
 
 
 def alignment_loss(
-    log_probs: Tensor, step_cutoff: float = 0.2, reduction: Literal["prob", "log_prob"] = "prob"
+    log_probs: Tensor, step_cutoff: float = 0.2, reduction: Literal["prob", "log_prob", "mean_log_prob"] = "prob"
 ) -> Tensor:
-    """Alignment loss: `-mean_b max_k p_kb` over the late steps ("prob"), or `-mean_b max_k log p_kb` ("log_prob").
+    """Alignment loss over the late steps: `-mean_b max_k p_kb` ("prob"), `-mean_b max_k log p_kb` ("log_prob") or `-mean_kb log p_kb`.
 
     Early on the trajectory every anchor is still likely, so the first `step_cutoff` of the steps are left out. Published: "prob" for
-    labels, "log_prob" for two views.
+    labels, "log_prob" for two views. The mean ("mean_log_prob") has no step at which a row is done.
 
     Args:
         log_probs (`Tensor` of shape `(S, B)`): log-probabilities of the targets from [`trace_assignments`].
         step_cutoff (`float`, defaults to 0.2): share of the steps to leave out, in [0, 1).
-        reduction (`"prob"` or `"log_prob"`): see above.
+        reduction (`"prob"`, `"log_prob"` or `"mean_log_prob"`): see above.
 
     Returns:
-        `Tensor`: a scalar, in [-1, 0] for "prob" and [0, inf) for "log_prob".
+        `Tensor`: a scalar, in [-1, 0] for "prob", else in [0, inf).
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -187,9 +195,12 @@ def alignment_loss(
         )
     if not 0 <= step_cutoff < 1:
         raise ValueError(f"`step_cutoff` must be in [0, 1), got {step_cutoff}.")
-    if reduction not in ("prob", "log_prob"):
-        raise ValueError(f"`reduction` must be 'prob' or 'log_prob', got {reduction!r}.")
-    best = log_probs[int(step_cutoff * log_probs.shape[0]) :].amax(0)
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"`reduction` must be one of {REDUCTIONS}, got {reduction!r}.")
+    late = log_probs[int(step_cutoff * log_probs.shape[0]) :]
+    if reduction == "mean_log_prob":
+        return -late.mean()
+    best = late.amax(0)
     return -(best.exp() if reduction == "prob" else best).mean()
 
 
@@ -248,7 +259,8 @@ def _encode(
         nearest = nearest_distance(distance, typical, log_weights)
         pairs = find_pairs(distance, typical, log_weights, include_own)
         nearest = torch.where(pairs.isolated[:, None], pairs.next_distance[:, None], nearest)
-        schedule = adams_encode_schedule(nearest, typical, num_steps)
+        merged = torch.where(pairs.isolated, pairs.distance, MERGE_DISTANCE * typical.squeeze(1))[:, None]
+        schedule = adams_encode_schedule(distance, nearest, typical, merged, log_weights, include_own, num_steps)
         u = approach_pairs(u, anchors, pool, pairs, schedule.s[0])
     else:
         schedule = published_schedule(solver, num_steps, decode=False, like=anchors)
@@ -289,16 +301,17 @@ def _decode(
         all_log_probs=targets is None,
         finish=finish,
     )
-    points = (1 - DPM_EPS) * reference + DPM_EPS * u if solver == "dpmsolver++" else expected
+    s_end = schedule.s[-1]
+    points = (s_end * reference + u) / (1 + s_end) if solver == "dpmsolver++" else expected  # x_t = y / (1 + s)
     return points, torch.stack(records, dim=1)
 
 
 def _decode_schedule(
-    pool: Tensor, log_weights: Tensor | None, solver: Solver, num_steps: int
+    pool: Tensor, log_weights: Tensor | None, solver: Solver, num_steps: int, end: float
 ) -> tuple[Schedule, Callable | None]:
     """The schedule towards a pool; and the last step of the rows that go to an isolated pair of it, which the grid leaves together."""
     if solver != "adams":
-        return published_schedule(solver, num_steps, decode=True, like=pool), None
+        return published_schedule(solver, num_steps, decode=True, like=pool, end=end), None
     pool = pool.detach()
     # Of a large pool, some rows tell what is typical; where weights may take anchors out, all are asked.
     step = 1 if log_weights is not None else math.ceil(len(pool) / TYPICAL_ROWS)
@@ -328,7 +341,7 @@ def _decode_schedule(
         isolated = pairs.isolated[top][:, None]
         return torch.where(isolated, u_pair, step), torch.where(isolated, s_pair, s_next)
 
-    return adams_decode_schedule(nearest, typical, num_steps), finish
+    return adams_decode_schedule(nearest, typical, num_steps, end), finish if end == 1 else None
 
 
 def _by_rows(function: Callable[..., tuple[Tensor, ...]], pool_size: int, *rows: Tensor | None) -> tuple[Tensor, ...]:

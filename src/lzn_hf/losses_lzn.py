@@ -20,34 +20,45 @@ def view_losses(
 ) -> dict[str, Tensor]:
     """Alignment of two views, with the pools A and A' of the anchors of all processes:
 
-        z_b = encode(a_b, scale noise_b; A),    loss = reduce_b max_k log p(b | trace of z_b among A' at step k)
+        z_b = encode(a_b, scale noise_b; A),    loss = alignment_loss(log p(b | trace of z_b among A' at step k))
 
-    where row b of process r is row r B + b of the pools, and the first `config.step_cutoff` of the steps is left out.
+    where row b of process r is row r B + b of the pools. If `config.alignment_symmetric`, the mean of this and the loss with the views
+    exchanged.
 
     Args:
-        config ([`LZNConfig`]): `latent_noise_scale`, solvers, steps, and what [`alignment_loss`] needs.
+        config ([`LZNConfig`]): `latent_noise_scale`, solvers, steps, `alignment_end`, and what [`alignment_loss`] needs.
         anchors (`Tensor` of shape `(B, D)`): those of one view of the images of this process.
         targets (`Tensor` of shape `(B, D)`): those of the other view.
         noise (`Tensor` of shape `(B, D)`, *optional*): prior noise, drawn by `generator` if not given.
 
     Returns:
-        `dict`: `loss`, weighted, `alignment_loss`, `latents` (B, D) and `view_log_probs` (S, B), as in [`LZNOutput`].
+        `dict`: `loss`, weighted, `alignment_loss`, and `latents` (B, D) and `view_log_probs` (S, B) of the first view, as in [`LZNOutput`].
 
     Raises:
         ValueError: for one image in all.
     """
-    pool, target_pool = gather_with_gradient(torch.stack([anchors, targets], dim=1)).unbind(1)
-    check_pool(pool)
+    pools = gather_with_gradient(torch.stack([anchors, targets], dim=1)).unbind(1)
+    check_pool(pools[0])
     if noise is None:
         noise = torch.randn(anchors.shape, device=anchors.device, generator=generator)
     noise = config.latent_noise_scale * noise
-    latents = compute_latents(anchors, noise, pool, solver=config.latent_solver, num_steps=config.latent_num_steps)
     own = torch.arange(len(anchors), device=anchors.device) + process_index() * len(anchors)
-    solver, num_steps = config.alignment_solver, config.alignment_num_steps
-    _, log_probs = trace_assignments(latents, target_pool, own, solver=solver, num_steps=num_steps)
-    loss = alignment_loss(log_probs, config.step_cutoff, config.alignment_reduction)
-    weighted = config.alignment_weight * loss
-    return {"loss": weighted, "alignment_loss": loss, "latents": latents, "view_log_probs": log_probs}
+    trace = {"solver": config.alignment_solver, "num_steps": config.alignment_num_steps, "end": config.alignment_end}
+
+    def align(anchors: Tensor, pool: Tensor, target_pool: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        latents = compute_latents(anchors, noise, pool, solver=config.latent_solver, num_steps=config.latent_num_steps)
+        _, log_probs = trace_assignments(latents, target_pool, own, **trace)
+        return alignment_loss(log_probs, config.step_cutoff, config.alignment_reduction), latents, log_probs
+
+    loss, latents, log_probs = align(anchors, *pools)
+    if config.alignment_symmetric:
+        loss = (loss + align(targets, *reversed(pools))[0]) / 2
+    return {
+        "loss": config.alignment_weight * loss,
+        "alignment_loss": loss,
+        "latents": latents,
+        "view_log_probs": log_probs,
+    }
 
 
 def check_pool(pool: Tensor) -> None:

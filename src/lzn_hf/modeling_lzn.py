@@ -194,6 +194,7 @@ class LZNModel(LZNPreTrainedModel):
             log_weights=log_weights,
             solver=config.alignment_solver,
             num_steps=config.alignment_num_steps,
+            end=config.alignment_end,
         )
         label_loss = alignment_loss(label_log_probs, config.step_cutoff, config.alignment_reduction)
         loss = loss + config.alignment_weight * label_loss
