@@ -386,6 +386,23 @@ def test_gradients_of_the_default_solver_converge_to_those_of_the_flow():
     assert (grad(num_steps=20) - reference).norm() < 0.02 * reference.norm()
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1e-3, 10.0)])
+@pytest.mark.parametrize("include_own", [False, True])
+def test_gradients_of_float32_inputs_are_as_good_as_float32(scale, shift, include_own):
+    """The products of backward are float32 then. Without a look from the middle of the pool they would be off by 1e-3 in the second case."""
+    given = [scale * randn(40, 12) + shift, randn(16, 12, seed=1)]
+    given = [x.float() for x in given]  # the same numbers in both
+    grads = []
+    for dtype in (torch.float32, torch.float64):
+        pool, noise = (x.to(dtype, copy=True).requires_grad_() for x in given)
+        latents = compute_latents(pool[:16], noise, pool, include_own=include_own)
+        _, log_probs = trace_assignments(latents, pool, torch.arange(16))
+        alignment_loss(log_probs, reduction="mean_log_prob").backward()
+        grads.append([pool.grad.double(), noise.grad.double()])
+    for got, want in zip(*grads, strict=True):
+        assert (got - want).norm() < 2e-5 * want.norm()
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_gradients_are_finite_with_duplicates(solver):
     pool = randn(6, 4, dtype=torch.float32)

@@ -41,6 +41,7 @@ def expected_anchor(
     all_log_probs: bool = False,
     want_top: bool = False,
     keep: bool = False,
+    gradient_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """E[a | u, s] - r of B rows over a pool of N anchors, and log-probabilities.
 
@@ -56,12 +57,13 @@ def expected_anchor(
         all_log_probs (`bool`): whether those of all anchors are.
         want_top (`bool`): whether the most probable anchors are.
         keep (`bool`): whether the B x N probabilities are kept for backward.
+        gradient_dtype (`torch.dtype`, *optional*): of the matrix products of backward; default: that of the rest.
 
     Returns:
         the drift (B, D), and if wanted the log-probabilities (B,) or (B, N) and the most probable anchors (B,).
     """
     return _ExpectedAnchor.apply(
-        u, s, reference, pool, square, log_weights, include_own, targets, all_log_probs, want_top, keep
+        u, s, reference, pool, square, log_weights, include_own, targets, all_log_probs, want_top, keep, gradient_dtype
     )
 
 
@@ -93,6 +95,7 @@ class _ExpectedAnchor(torch.autograd.Function):
         all_log_probs: bool,
         want_top: bool,
         keep: bool,
+        gradient_dtype: torch.dtype | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         logits = _logits(u, s, reference, pool, square, log_weights)
         top = logits.argmax(-1) if want_top else None
@@ -117,7 +120,7 @@ class _ExpectedAnchor(torch.autograd.Function):
             record = record if all_log_probs else record.squeeze(1)
         kept = p if keep else None
         ctx.save_for_backward(u, s, reference, pool, square, log_weights, largest, total, targets, kept)
-        ctx.include_own = include_own
+        ctx.include_own, ctx.gradient_dtype = include_own, gradient_dtype or u.dtype
         if want_top:
             ctx.mark_non_differentiable(top)
         return drift, record, top
@@ -128,8 +131,12 @@ class _ExpectedAnchor(torch.autograd.Function):
         u, s, reference, pool, square, log_weights, largest, total, targets, p = ctx.saved_tensors
         if p is None:
             p = _logits(u, s, reference, pool, square, log_weights).sub_(largest).clamp_(min=LEAST_LOGIT).exp_()
+        # All that follows looks at differences of anchors only, so it may look at them from the middle of the pool: products of less
+        # precision are then off by a part of the differences, wherever the pool lies.
+        dtype, middle = ctx.gradient_dtype, pool.mean(0, keepdim=True)
+        centred, reference = (pool - middle).to(dtype), reference - middle
         g = g / total
-        dl = g @ pool.T
+        dl = (g.to(dtype) @ centred.T).to(p.dtype)
         if ctx.include_own:  # the own anchor's part of the mean is 0; else what all anchors share has no effect
             dl -= (g * reference).sum(-1, keepdim=True)
         dl *= p
@@ -141,18 +148,20 @@ class _ExpectedAnchor(torch.autograd.Function):
             dl.scatter_add_(1, targets[:, None], h[:, None])
             mean = mean + h[:, None]
         dl.addcmul_(p, mean / total, value=-1)
-        moved = dl @ pool - dl.sum(-1, keepdim=True) * reference  # sum_i dl_i (a_i - r)
+        dl_sum = dl.sum(-1, keepdim=True)
+        d_log_weights = dl.sum(0) if ctx.needs_input_grad[5] else None
+        dl = dl.to(dtype)
+        moved = (dl @ centred).to(p.dtype) - dl_sum * reference  # sum_i dl_i (a_i - r)
         needs = ctx.needs_input_grad
         d_reference = d_pool = None
         if needs[3]:
             square_s = (s * s).expand(len(u), 1)
-            sums = dl.T @ torch.cat([s * u + square_s * reference, square_s], dim=1)
-            d_pool = sums[:, :-1] - sums[:, -1:] * pool + p.T @ g
+            sums = dl.T @ torch.cat([s * u + square_s * reference, square_s], dim=1).to(dtype)
+            d_pool = (sums[:, :-1] - sums[:, -1:] * centred + p.T.to(dtype) @ g.to(dtype)).to(p.dtype)
         if needs[2]:
             d_reference = s * s * moved - p.sum(-1, keepdim=True) * g
             if ctx.include_own:  # sum_i dl_i is minus that of the own anchor; else it is 0, and rounding is left out
                 d_reference = d_reference - (-largest).exp() / total * mean * (s * u)
             d_reference = d_reference.sum_to_size(reference.shape)
         d_u = s * moved if needs[0] else None
-        d_log_weights = dl.sum(0) if needs[5] else None
-        return d_u, None, d_reference, d_pool, None, d_log_weights, None, None, None, None, None
+        return d_u, None, d_reference, d_pool, None, d_log_weights, None, None, None, None, None, None

@@ -16,7 +16,8 @@ anchors almost coincide. One evaluation of (2) is one attention over the pool, s
 Conventions: `t = 0` (`s = 0`) is noise, `t = 1` (`s` infinite) is the anchor. B rows, N anchors in the pool, D latent
 dimensions, S evaluations of the expected anchor. Everything is computed in float64 (float32 on devices that lack it), whatever
 autocast says: late in the flow logits are small differences of products of size s |u| |a|, which float32 would round by up to 1e-3
-where anchors almost coincide. Results are float32, or float64 when an input is. All functions are pure and differentiable in
+where anchors almost coincide. Results are float32, or float64 when an input is; so are the matrix products of backward, which
+look at the pool from its middle and lose nothing that a float32 gradient could hold. All functions are pure and differentiable in
 anchors, latents, noise and pool.
 """
 
@@ -111,7 +112,8 @@ def compute_latents(
     with torch.autocast(anchors.device.type, enabled=False):
         anchors, u, pool, log_weights = _in_compute_dtype(anchors, noise, pool, log_weights)
         encode = partial(_encode, pool=pool, log_weights=log_weights, include_own=include_own, solver=solver)
-        (latents,) = _by_rows(partial(encode, num_steps=num_steps), len(pool), anchors, u)
+        encode = partial(encode, num_steps=num_steps, gradient_dtype=dtype)
+        (latents,) = _by_rows(encode, len(pool), anchors, u)
         return latents.to(dtype)
 
 
@@ -165,7 +167,7 @@ def trace_assignments(
         latents, pool, log_weights = _in_compute_dtype(latents, pool, log_weights)
         schedule, finish = _decode_schedule(pool, log_weights, solver, num_steps, end)
         decode = partial(_decode, pool=pool, log_weights=log_weights, solver=solver, schedule=schedule, finish=finish)
-        points, log_probs = _by_rows(decode, len(pool), latents, targets)
+        points, log_probs = _by_rows(partial(decode, gradient_dtype=dtype), len(pool), latents, targets)
         return points.to(dtype), log_probs.transpose(0, 1).to(dtype)
 
 
@@ -216,6 +218,7 @@ def _integrate(
     targets: Tensor | None = None,
     all_log_probs: bool = False,
     finish: Callable[..., tuple[Tensor, Tensor]] | None = None,
+    gradient_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Runs (2) along the schedule: the last `u` (B, D), the last expected anchor (B, D), and the log-probabilities of every step.
 
@@ -229,7 +232,8 @@ def _integrate(
     for k, weights in enumerate(schedule.weights):
         finishes = finish is not None and k == last_step
         drift, record, top = expected_anchor(
-            u, s, reference, pool, square, log_weights, include_own, targets, all_log_probs, finishes, keep
+            *(u, s, reference, pool, square, log_weights, include_own),
+            *(targets, all_log_probs, finishes, keep, gradient_dtype),
         )
         records.append(record)
         drifts = [drift, *drifts[:2]]
@@ -251,6 +255,7 @@ def _encode(
     include_own: bool,
     solver: Solver,
     num_steps: int,
+    gradient_dtype: torch.dtype,
 ) -> tuple[Tensor]:
     """Latents (B, D) of anchors (B, D) with noise u (B, D)."""
     distance = _distances(anchors.detach(), pool.detach())
@@ -265,7 +270,9 @@ def _encode(
     else:
         schedule = published_schedule(solver, num_steps, decode=False, like=anchors)
     square = distance.square_()
-    u, _, _ = _integrate(u, anchors, pool, square, log_weights, schedule, include_own=include_own)
+    u, _, _ = _integrate(
+        u, anchors, pool, square, log_weights, schedule, include_own=include_own, gradient_dtype=gradient_dtype
+    )
     if solver == "dpmsolver++":  # published: the latent is x_t at t = DPM_EPS, not extrapolated to t = 0
         u = DPM_EPS * anchors + (1 - DPM_EPS) * u
     return (u,)
@@ -280,6 +287,7 @@ def _decode(
     solver: Solver,
     schedule: Schedule,
     finish: Callable | None,
+    gradient_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Points (B, D) and log-probabilities (B, S) or (B, S, N) of latents (B, D)."""
     # The target is the reference where there is one, so that its own logit is exact; else the middle of the pool.
@@ -300,6 +308,7 @@ def _decode(
         targets=targets,
         all_log_probs=targets is None,
         finish=finish,
+        gradient_dtype=gradient_dtype,
     )
     s_end = schedule.s[-1]
     points = (s_end * reference + u) / (1 + s_end) if solver == "dpmsolver++" else expected  # x_t = y / (1 + s)
