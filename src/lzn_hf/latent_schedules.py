@@ -57,12 +57,12 @@ def published_schedule(solver: str, num_steps: int, *, decode: bool, like: Tenso
     # In Python numbers: the same for all inputs, and a constant to torch.compile.
     grid = [k / num_steps for k in range(num_steps + 1)]
     if solver == "euler":
-        s = [_signal(end * x) if decode else _signal((1 - EULER_EPS) * (1 - x)) for x in grid]
+        s = [signal_over_noise(end * x) if decode else signal_over_noise((1 - EULER_EPS) * (1 - x)) for x in grid]
         rows = [[s_next - s_k] for s_k, s_next in zip(s, s[1:])]
         if decode:
             rows[-1] = [0.0]  # to s = infinity: the end point is the last expected anchor
     else:
-        s = [_signal(DPM_EPS + (1 - 2 * DPM_EPS) * (end * x if decode else 1 - x)) for x in grid]
+        s = [signal_over_noise(DPM_EPS + (1 - 2 * DPM_EPS) * (end * x if decode else 1 - x)) for x in grid]
         h = [math.log(s_next / s_k) for s_k, s_next in zip(s, s[1:])]
         rows = []
         for k, s_next in enumerate(s[1:]):
@@ -118,14 +118,13 @@ def adams_encode_schedule(
     return Schedule(s, _adams_weights(s))
 
 
-def adams_decode_schedule(nearest: Tensor, typical: Tensor, num_steps: int, end: float = 1.0) -> Schedule:
-    """A grid for all rows from the distances (1, 1) of the nearest and of typical anchors: from s = 0 to where zones are apart, or to t = end < 1.
+def adams_decode_schedule(s_hi: Tensor, typical: Tensor, num_steps: int) -> Schedule:
+    """A grid for all rows from s = 0 to s_hi, with the distance of typical anchors, (1, 1) both.
 
     Even in s around the prior, in log s beyond, and three times as dense at the prior, where the first steps know no past and are of
     low order.
     """
-    mesh = torch.linspace(0, 1, MESH_POINTS, dtype=nearest.dtype, device=nearest.device)
-    s_hi = NEIGHBOUR_RESOLVED / nearest if end == 1 else torch.full_like(nearest, _signal(end))
+    mesh = torch.linspace(0, 1, MESH_POINTS, dtype=typical.dtype, device=typical.device)
     s, _ = _sinh_mesh(mesh, s_hi, typical)
     density = 1 + START * torch.exp(-s * typical / TURNING)
     share = torch.linspace(0, 1, num_steps, dtype=mesh.dtype, device=mesh.device)
@@ -152,7 +151,8 @@ def nearest_distance(distance: Tensor, typical: Tensor, log_weights: Tensor | No
     return torch.where(torch.isinf(nearest), typical, nearest)
 
 
-def _signal(t: float) -> float:
+def signal_over_noise(t: float) -> float:
+    """s at time t."""
     return t / (1 - t) if t < 1 else math.inf
 
 

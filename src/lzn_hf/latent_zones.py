@@ -43,6 +43,7 @@ from .latent_schedules import (
     adams_encode_schedule,
     nearest_distance,
     published_schedule,
+    signal_over_noise,
     typical_distance,
 )
 
@@ -329,6 +330,8 @@ def _decode_schedule(
         absent = torch.isneginf(log_weights)[:, None]
         typical = typical.masked_fill(absent, math.nan)
     typical = typical.nanmedian(0, keepdim=True).values
+    if end < 1:
+        return adams_decode_schedule(torch.full_like(typical, signal_over_noise(end)), typical, num_steps), None
     nearest, found = [], []
     for rows in pool.split(max(1, MAX_PAIRS // len(pool))):
         distance = _distances(rows, pool, exact=False)
@@ -350,7 +353,7 @@ def _decode_schedule(
         isolated = pairs.isolated[top][:, None]
         return torch.where(isolated, u_pair, step), torch.where(isolated, s_pair, s_next)
 
-    return adams_decode_schedule(nearest, typical, num_steps, end), finish if end == 1 else None
+    return adams_decode_schedule(NEIGHBOUR_RESOLVED / nearest, typical, num_steps), finish
 
 
 def _by_rows(function: Callable[..., tuple[Tensor, ...]], pool_size: int, *rows: Tensor | None) -> tuple[Tensor, ...]:
