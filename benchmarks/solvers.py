@@ -1,11 +1,16 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 """Error of the latent solvers at equal cost, and whether a latent leads back to its anchor.
 
-Anchors are normal with a given scale, a tenth of them doubled at a given distance in some settings; or those of a trained model
-(`--anchors`). The error is the root mean square per coordinate of the latents against 400 evaluations of the default solver in float64,
-which are within 1e-6 of a fine Runge-Kutta integration (see the tests). "Own anchor" is the share of rows whose latent leads back to
-the anchor that it comes from, as the most probable one of all. Latents that are off by a normal error of the rms that the default solver
-has, traced without error, show what a solver can reach: latents on the border of two zones go either way.
+    python benchmarks/solvers.py
+    python benchmarks/solvers.py --anchors digits.safetensors views.safetensors --output outputs/solvers_trained.json
+
+Anchors are normal with a given scale, a tenth of them doubled at a given distance in some settings; or those of trained models, from
+files that `safetensors.torch.save_file({"anchors": model.reference_anchors}, FILE)` wrote, or with
+`model.get_image_anchors(random_views(...))` of two views of each image. The error is the root mean square per coordinate of the latents
+against 400 evaluations of the default solver in float64, which are within 1e-6 of a fine Runge-Kutta integration (see the tests). "Own
+anchor" is the share of rows whose latent leads back to the anchor that it comes from, as the most probable one of all. Latents that are
+off by a normal error of the rms that the default solver has, traced without error, show what a solver can reach: latents on the border of
+two zones go either way.
 """
 
 from __future__ import annotations

@@ -162,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
             return output.loss, {
                 "latent_std": output.latents.std(),
                 "own_view_share": output.view_log_probs[-1].exp().mean(),
+                "anchor_spread": output.anchors.detach().var(0).sum().sqrt(),
             }
         if own.method == "moco":
             anchors = model(first).anchors

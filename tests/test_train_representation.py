@@ -34,7 +34,7 @@ import train_representation  # noqa: E402
 
 
 FILES = {"README.md", "config.json", "metrics.jsonl", "model.safetensors", "preprocessor_config.json", "training_settings.json"}  # fmt: skip
-METRICS = {"lzn": {"latent_std", "own_view_share"}, "simclr": {"similarity"}, "moco": set()}
+METRICS = {"lzn": {"latent_std", "own_view_share", "anchor_spread"}, "simclr": {"similarity"}, "moco": set()}
 MODEL = {
     "latent_dim": 64,
     "encoder_type": "resnet",

@@ -90,7 +90,8 @@ class Bottleneck(nn.Module):
 class ProjectionHead(nn.ModuleDict):
     """`num_layers` linear layers without bias, each followed by GroupNorm, with ReLU between them.
 
-    All but the last keep the width of the input. The linear layers keep PyTorch's own initialisation.
+    All but the last keep the width of the input. The linear layers keep PyTorch's own initialisation. Take 128 `out_features` or more,
+    published are 256: with 64 the groups are pairs, which a GroupNorm makes 1 and -1 or the reverse.
     """
 
     def __init__(self, in_features: int, out_features: int, num_layers: int) -> None:
