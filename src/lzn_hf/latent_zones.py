@@ -16,8 +16,8 @@ anchors almost coincide. One evaluation of (2) is one attention over the pool, s
 Conventions: `t = 0` (`s = 0`) is noise, `t = 1` (`s` infinite) is the anchor. B rows, N anchors in the pool, D latent
 dimensions, S evaluations of the expected anchor. Everything is computed in float64 (float32 on devices that lack it), whatever
 autocast says: late in the flow logits are small differences of products of size s |u| |a|, which float32 would round by up to 1e-3
-where anchors almost coincide. Results are float32, or float64 when an input is; so are the matrix products of backward, which
-look at the pool from its middle and lose nothing that a float32 gradient could hold. All functions are pure and differentiable in
+where anchors almost coincide. Results are float32, or float64 when an input is; so are the matrix products of the default
+solver's backward, which look at the pool from its middle and lose nothing that a float32 gradient could hold. All functions are pure and differentiable in
 anchors, latents, noise and pool.
 """
 
@@ -113,7 +113,7 @@ def compute_latents(
     with torch.autocast(anchors.device.type, enabled=False):
         anchors, u, pool, log_weights = _in_compute_dtype(anchors, noise, pool, log_weights)
         encode = partial(_encode, pool=pool, log_weights=log_weights, include_own=include_own, solver=solver)
-        encode = partial(encode, num_steps=num_steps, gradient_dtype=dtype)
+        encode = partial(encode, num_steps=num_steps, gradient_dtype=_gradient_dtype(solver, dtype))
         (latents,) = _by_rows(encode, len(pool), anchors, u)
         return latents.to(dtype)
 
@@ -168,7 +168,8 @@ def trace_assignments(
         latents, pool, log_weights = _in_compute_dtype(latents, pool, log_weights)
         schedule, finish = _decode_schedule(pool, log_weights, solver, num_steps, end)
         decode = partial(_decode, pool=pool, log_weights=log_weights, solver=solver, schedule=schedule, finish=finish)
-        points, log_probs = _by_rows(partial(decode, gradient_dtype=dtype), len(pool), latents, targets)
+        decode = partial(decode, gradient_dtype=_gradient_dtype(solver, dtype))
+        points, log_probs = _by_rows(decode, len(pool), latents, targets)
         return points.to(dtype), log_probs.transpose(0, 1).to(dtype)
 
 
@@ -256,7 +257,7 @@ def _encode(
     include_own: bool,
     solver: Solver,
     num_steps: int,
-    gradient_dtype: torch.dtype,
+    gradient_dtype: torch.dtype | None,
 ) -> tuple[Tensor]:
     """Latents (B, D) of anchors (B, D) with noise u (B, D)."""
     distance = _distances(anchors.detach(), pool.detach())
@@ -288,7 +289,7 @@ def _decode(
     solver: Solver,
     schedule: Schedule,
     finish: Callable | None,
-    gradient_dtype: torch.dtype,
+    gradient_dtype: torch.dtype | None,
 ) -> tuple[Tensor, Tensor]:
     """Points (B, D) and log-probabilities (B, S) or (B, S, N) of latents (B, D)."""
     # The target is the reference where there is one, so that its own logit is exact; else the middle of the pool.
@@ -382,6 +383,11 @@ def _in_compute_dtype(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 def _result_dtype(*tensors: Tensor | None) -> torch.dtype:
     """float64 if an input is float64, else float32."""
     return torch.float64 if any(x is not None and x.dtype == torch.float64 for x in tensors) else torch.float32
+
+
+def _gradient_dtype(solver: str, dtype: torch.dtype) -> torch.dtype | None:
+    """Of the products of backward. The published grids end so close to the anchors that float32 would be seen in their gradients."""
+    return dtype if solver == "adams" else None
 
 
 def _check_matrix(name: str, value: Tensor, like: tuple[str, Tensor] | None = None, rows: bool = False) -> None:
