@@ -103,8 +103,8 @@ def run(args: ComparisonArguments, preset: str, method: str, seed: int) -> dict:
     folder = Path(args.output_dir) / preset / f"{method}-{seed}"
     results = folder / "representation.json"
     data = ["--dataset_name", "fashion-mnist", "--data_dir", args.data_dir] if preset == "fashion-mnist" else []
-    start = time.perf_counter()
-    if not (folder / "config.json").is_file():
+    start, is_new = time.perf_counter(), not (folder / "config.json").is_file()
+    if is_new:
         command = ["--preset", preset, "--seed", seed, "--output_dir", folder, "--overwrite_output_dir", *data]
         command += ["--method", method] if method in LEARNING else ["--encoder_learning_rate", 0]
         steps = args.max_train_steps if method in LEARNING else 1
@@ -117,7 +117,7 @@ def run(args: ComparisonArguments, preset: str, method: str, seed: int) -> dict:
         flags = ["--dataset_name", "digits"] if preset == "digits" else data
         flags = [*flags, "--max_train_samples", args.max_train_samples, "--map_samples", 0]
         call(folder, "evaluate_representation.py", "--model_name_or_path", folder, *flags)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start if is_new else None  # of training and measuring
     about = {"model": folder.name, "preset": preset, "method": method, "seed": seed, "seconds": seconds}
     return {**json.loads(results.read_text()), **about}
 
