@@ -51,6 +51,11 @@ def images() -> list[Image.Image]:
     return [Image.fromarray(np.random.randint(0, 256, (8, 8), dtype=np.uint8)) for _ in range(5)]
 
 
+def assert_same(images, expected):
+    """Weights of a file lie elsewhere in memory than those of a fresh model, and some processors' matrix products round by that."""
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-5)
+
+
 def test_files(folder):
     assert {path.name for path in folder.iterdir()} == FILES
     index = json.loads((folder / "model_index.json").read_text())
@@ -65,7 +70,7 @@ def test_reload(pipe, folder, images):
         loaded = loader.from_pretrained(folder)
         loaded.set_progress_bar_config(disable=True)
         assert type(loaded) is LZNPipeline
-        assert torch.equal(generate(loaded, "one"), generate(pipe, "one"))
+        assert_same(generate(loaded, "one"), generate(pipe, "one"))
         assert loaded.classify(images) == pipe.classify(images)
 
 
@@ -121,7 +126,7 @@ def test_folder_of_the_model_alone(pipe, tmp_path):
         LZNPipeline.from_pretrained(tmp_path)
     loaded = LZNPipeline.from_model(LZNModel.from_pretrained(tmp_path))
     loaded.set_progress_bar_config(disable=True)
-    assert torch.equal(generate(loaded, "one"), generate(pipe, "one"))
+    assert_same(generate(loaded, "one"), generate(pipe, "one"))
 
 
 def test_from_pipe_and_components(pipe):

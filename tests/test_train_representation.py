@@ -315,7 +315,9 @@ def test_presets_describe_networks_that_can_be_built(preset):
         network = build_model(model.config, image_size=size, num_channels=channels, label_names=())
     train_representation.check_model(network)
     sizes = {name: sum(p.numel() for p in parameters) for name, parameters in model_parts(network).items()}
-    assert network.config.alignment_reduction == "log_prob" and network.config.latent_noise_scale == 0.45
+    assert network.config.latent_noise_scale == 0.45
+    alignment = network.config.alignment_end, network.config.alignment_reduction, network.config.alignment_symmetric
+    assert alignment == ((1.0, "log_prob", False) if preset == "imagenet" else (0.5, "mean_log_prob", True))
     assert size > 64 or views.blur == 0  # see ViewSettings
     if preset == "imagenet":  # published
         assert sizes == {"encoder": 28_231_232}

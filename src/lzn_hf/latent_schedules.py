@@ -184,7 +184,7 @@ def _distance_classes(
     An anchor counts for the two classes that it lies between, so that the masses are continuous in the distances.
     """
     count = 2 * (CLASS_OCTAVES[1] - CLASS_OCTAVES[0])
-    x = (distance / typical).float().log2_().sub_(CLASS_OCTAVES[0]).mul_(2).clamp_(0, count - 1)
+    x = (distance / typical).float().log2_().sub_(CLASS_OCTAVES[0]).mul_(2).clamp_(0, count - 1).nan_to_num_()
     lower = x.floor().clamp_(max=count - 2)
     upper_share = (x - lower).to(distance.dtype)
     lower = lower.long()
