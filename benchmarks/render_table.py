@@ -54,8 +54,12 @@ def caption(name: str, report: Mapping[str, Any]) -> str:
     hardware, versions, settings = report["machine"], report["versions"], report["settings"]
     on_gpu = str(settings.get("device", "cpu")).startswith("cuda")
     where = hardware["gpu"] if on_gpu else f"{hardware['processor']}, {report['threads']} thread(s)"
-    quick = " --quick" if settings.get("quick") else ""
-    return f"`python benchmarks/{name}.py{quick}`: {where}, torch {versions['torch']}, seed {report['seed']}"
+    flags = " --quick" if settings.get("quick") else ""
+    if settings.get("model"):
+        flags += f" --model {settings['model']}"
+    if name == "solvers" and settings.get("anchors"):
+        flags += f" --anchors {' '.join(settings['anchors'])}"
+    return f"`python benchmarks/{name}.py{flags}`: {where}, torch {versions['torch']}, seed {report['seed']}"
 
 
 def render_report(path: Path) -> str:
