@@ -33,7 +33,7 @@ from scipy.special import rel_entr
 from sklearn.metrics import pairwise_distances
 from torch import Tensor
 
-from lzn_hf.generation_metrics_lzn import frechet_distance, inception_score, kernel_distance, precision_recall
+from lzn_hf.evaluation.metrics import frechet_distance, inception_score, kernel_distance, precision_recall
 
 
 QUICK = {"samples": 3000, "features": 256, "plain_samples": 1500, "repeats": 3}

@@ -41,7 +41,7 @@ from torch import Tensor
 
 from lzn_hf import LZNModel, LZNPipeline
 from lzn_hf.sampling_lzn import default_scheduler, integrate_rk45, integrate_velocity, run_scheduler
-from lzn_hf.training_models_lzn import build_model
+from lzn_hf.training.models import build_model
 
 
 QUICK = {"images": 64, "evaluations": [10, 20], "repeats": 2}

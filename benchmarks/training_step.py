@@ -44,12 +44,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lzn_hf import modeling_lzn
-from lzn_hf.data_lzn import TensorImageDataset
+from lzn_hf.data.images import TensorImageDataset
 from lzn_hf.latent_schedules import EULER_EPS
-from lzn_hf.training_arguments_lzn import parse_arguments
-from lzn_hf.training_loop_lzn import TrainingLoop
-from lzn_hf.training_lzn import make_train_loader
-from lzn_hf.training_models_lzn import build_model, model_parts
+from lzn_hf.training.arguments import parse_arguments
+from lzn_hf.training.loop import TrainingLoop
+from lzn_hf.training.models import build_model, model_parts
+from lzn_hf.training.steps import make_train_loader
 
 
 sys.path.insert(0, str(ROOT / "examples"))

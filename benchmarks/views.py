@@ -20,8 +20,7 @@ import torch
 from common import benchmark_parser, median_times, parse, print_rows, row, write_results
 from torch import Tensor
 
-from lzn_hf.networks_resnet import ResNetEncoder
-from lzn_hf.views_lzn import (
+from lzn_hf.data.views import (
     IMAGENET_VIEWS,
     adjust_brightness,
     adjust_contrast,
@@ -32,6 +31,7 @@ from lzn_hf.views_lzn import (
     gaussian_blur,
     random_views,
 )
+from lzn_hf.networks_resnet import ResNetEncoder
 
 
 QUICK = {"batch": 64, "repeats": 2}

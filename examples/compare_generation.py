@@ -32,8 +32,9 @@ from compare_representations import EXAMPLES, call
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
-from lzn_hf.plotting_lzn import PALETTE
-from lzn_hf.training_arguments_lzn import require_at_least, write_json
+from lzn_hf.evaluation.results import write_json
+from lzn_hf.training.arguments import require_at_least
+from lzn_hf.visualization.grids import PALETTE
 
 
 METHODS = {"lzn": "latent zones", "rectified_flow": "rectified flow alone"}
@@ -80,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     output_dir = Path(args.output_dir)
     jobs = [(preset, method, seed) for seed in args.seeds for preset in args.presets for method in METHODS]
     with ThreadPoolExecutor(args.workers) as pool:
-        features = dict(zip(args.presets, pool.map(lambda preset: train_features(args, preset), args.presets)))
+        features = dict(
+            zip(args.presets, pool.map(lambda preset: train_features(args, preset), args.presets), strict=True)
+        )
         runs = list(tqdm(pool.map(lambda job: run(args, features, *job), jobs), total=len(jobs), desc="runs"))
     results = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread a run",
@@ -181,7 +184,7 @@ def plot(args: ComparisonArguments, preset: str, runs: Sequence[dict[str, Any]],
     families = list(dict.fromkeys(name.partition(":")[0] for name in args.samplers))
     for method, style in LINES.items():
         chosen = [one["samplers"] for one in runs if one["method"] == method]
-        for family, colour in zip(families, PALETTE):
+        for family, colour in zip(families, PALETTE, strict=True):
             points = []
             for name in (name for name in args.samplers if name.partition(":")[0] == family):
                 means = (
@@ -189,7 +192,7 @@ def plot(args: ComparisonArguments, preset: str, runs: Sequence[dict[str, Any]],
                 )
                 points.append(tuple(means))
             label = f"{METHODS[method]}, {family}"
-            axes.plot(*zip(*sorted(points)), style, color=colour, marker="o", markersize=5, label=label)
+            axes.plot(*zip(*sorted(points), strict=True), style, color=colour, marker="o", markersize=5, label=label)
     floor = statistics.mean(one["real_images"]["frechet_distance"] for one in runs)
     axes.axhline(floor, color="0.4", linestyle=":", linewidth=1.2, label="training images")
     axes.set_xscale("log")

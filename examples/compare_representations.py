@@ -31,7 +31,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
-from lzn_hf.training_arguments_lzn import require_at_least, write_json
+from lzn_hf.evaluation.results import write_json
+from lzn_hf.training.arguments import require_at_least
 
 
 EXAMPLES = Path(__file__).resolve().parent

@@ -31,8 +31,9 @@ from transformers import AutoModelForImageClassification, HfArgumentParser
 
 import lzn_hf
 from lzn_hf import LZNPipeline
-from lzn_hf.data_lzn import load_image_data, to_pixel_values
-from lzn_hf.evaluation_lzn import (
+from lzn_hf.data.batches import to_pixel_values
+from lzn_hf.data.images import load_image_data
+from lzn_hf.evaluation.joint import (
     accuracy,
     class_consistency,
     class_diversity,
@@ -43,8 +44,9 @@ from lzn_hf.evaluation_lzn import (
     predict_log_probs,
     reconstruction_error,
 )
-from lzn_hf.plotting_lzn import comparison_grid, image_grid, plot_zones
-from lzn_hf.training_arguments_lzn import write_json
+from lzn_hf.evaluation.results import write_json
+from lzn_hf.visualization.grids import comparison_grid, image_grid
+from lzn_hf.visualization.zones import plot_zones
 
 
 RESULTS = ("metrics.json", "samples.png", "reconstructions.png", "zones.png")

@@ -35,10 +35,11 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from lzn_hf import LZNModel, LZNPipeline
-from lzn_hf.data_lzn import ImageData, to_pixel_values
-from lzn_hf.evaluation_lzn import accuracy, class_consistency
-from lzn_hf.feature_extractors_lzn import FeatureExtractor, load_feature_extractor
-from lzn_hf.generation_metrics_lzn import (
+from lzn_hf.data.batches import image_batches, to_pixel_values
+from lzn_hf.data.images import ImageData
+from lzn_hf.evaluation.features import FeatureExtractor, load_feature_extractor
+from lzn_hf.evaluation.joint import accuracy, class_consistency
+from lzn_hf.evaluation.metrics import (
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -46,10 +47,11 @@ from lzn_hf.generation_metrics_lzn import (
     psnr,
     reconstruction_l2,
 )
-from lzn_hf.plotting_lzn import PALETTE
+from lzn_hf.evaluation.results import write_json
 from lzn_hf.sampling_lzn import default_scheduler
-from lzn_hf.training_arguments_lzn import DataArguments, require_at_least, write_json
-from lzn_hf.training_lzn import check_num_processes, image_batches, load_data
+from lzn_hf.training.arguments import DataArguments, require_at_least
+from lzn_hf.training.steps import check_num_processes, load_data
+from lzn_hf.visualization.grids import PALETTE
 
 
 logger = logging.getLogger("lzn_hf.evaluate_generation")
@@ -500,8 +502,10 @@ def plot_quality(results: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(7, 4.5), dpi=120, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)  # no pyplot: no screen, no global state
     axes = figure.subplots()
-    for colour, (family, points) in zip(PALETTE, lines.items()):
-        axes.plot(*zip(*sorted(points)), color=colour, marker="o", markersize=6, linewidth=2, label=family)
+    for colour, (family, points) in zip(PALETTE, lines.items(), strict=True):
+        axes.plot(
+            *zip(*sorted(points), strict=True), color=colour, marker="o", markersize=6, linewidth=2, label=family
+        )
     if results["real_images"]:
         floor = results["real_images"]["frechet_distance"]
         axes.axhline(floor, color="0.4", linestyle="--", linewidth=1.2, label=f"real images: {floor:.4g}")

@@ -32,9 +32,10 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from lzn_hf import LZNConfig
-from lzn_hf.representation_evaluation_lzn import evaluate_folder, results_table, update_model_card
-from lzn_hf.training_arguments_lzn import DataArguments, require_at_least, write_json
-from lzn_hf.training_lzn import check_num_processes, load_data
+from lzn_hf.evaluation.representation import evaluate_folder, results_table, update_model_card
+from lzn_hf.evaluation.results import write_json
+from lzn_hf.training.arguments import DataArguments, require_at_least
+from lzn_hf.training.steps import check_num_processes, load_data
 
 
 logger = logging.getLogger("lzn_hf.evaluate_representation")

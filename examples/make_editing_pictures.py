@@ -26,10 +26,10 @@ from torch import Tensor
 from transformers import HfArgumentParser
 
 from lzn_hf import LZNPipeline
-from lzn_hf.data_lzn import to_pixel_values
-from lzn_hf.plotting_lzn import comparison_grid, image_grid, trajectory_strip
-from lzn_hf.training_arguments_lzn import DataArguments, require_at_least
-from lzn_hf.training_lzn import image_batches, load_data
+from lzn_hf.data.batches import image_batches, to_pixel_values
+from lzn_hf.training.arguments import DataArguments, require_at_least
+from lzn_hf.training.steps import load_data
+from lzn_hf.visualization.grids import comparison_grid, image_grid, trajectory_strip
 
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)

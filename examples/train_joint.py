@@ -20,20 +20,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lzn_hf import LZNModel, LZNOutput, LZNPipeline
-from lzn_hf.checkpoints_lzn import SAMPLES_DIR
-from lzn_hf.data_lzn import ImageData, to_pixel_values
-from lzn_hf.plotting_lzn import image_grid
-from lzn_hf.training_arguments_lzn import (
-    DataArguments,
-    ModelArguments,
-    RunArguments,
-    parse_arguments,
-    require_at_least,
-)
-from lzn_hf.training_loop_lzn import TrainingLoop
-from lzn_hf.training_lzn import encode_anchors, image_batches, measure_accuracy, reference_anchors
-from lzn_hf.training_models_lzn import model_parts
-from lzn_hf.training_setup_lzn import save_final_folder, set_up_training
+from lzn_hf.data.batches import image_batches, to_pixel_values
+from lzn_hf.data.images import ImageData
+from lzn_hf.training.arguments import DataArguments, ModelArguments, RunArguments, parse_arguments, require_at_least
+from lzn_hf.training.checkpoints import SAMPLES_DIR
+from lzn_hf.training.loop import TrainingLoop
+from lzn_hf.training.models import model_parts
+from lzn_hf.training.setup import save_final_folder, set_up_training
+from lzn_hf.training.steps import encode_anchors, measure_accuracy, reference_anchors
+from lzn_hf.visualization.grids import image_grid
 
 
 EVAL_BATCH_SIZE = 256

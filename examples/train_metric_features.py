@@ -5,7 +5,7 @@ or does not fit the data: a ResNet of transformers, saved as a folder.
     python examples/train_metric_features.py --dataset_name digits
     python examples/train_metric_features.py --dataset_name fashion-mnist --data_dir DIR --random_flip
 
-`lzn_hf.feature_extractors_lzn.load_feature_extractor` opens the folder; so do `AutoModelForImageClassification` and
+`lzn_hf.evaluation.features.load_feature_extractor` opens the folder; so do `AutoModelForImageClassification` and
 `pipeline("image-classification")`. Distances on its features are comparable only among each other: report its name.
 """
 
@@ -24,17 +24,12 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser, ResNetConfig, ResNetForImageClassification
 from transformers.models.vit import ViTImageProcessorPil
 
-from lzn_hf.data_lzn import to_pixel_values
-from lzn_hf.feature_extractors_lzn import process_images
-from lzn_hf.training_arguments_lzn import DataArguments, require_at_least, write_json
-from lzn_hf.training_lzn import (
-    EndlessBatches,
-    check_num_processes,
-    evaluation_mode,
-    image_batches,
-    load_data,
-    make_train_loader,
-)
+from lzn_hf.data.batches import image_batches, to_pixel_values
+from lzn_hf.evaluation.features import process_images
+from lzn_hf.evaluation.results import write_json
+from lzn_hf.modeling_lzn import evaluation_mode
+from lzn_hf.training.arguments import DataArguments, require_at_least
+from lzn_hf.training.steps import EndlessBatches, check_num_processes, load_data, make_train_loader
 
 
 logger = logging.getLogger(__name__)
@@ -55,7 +50,7 @@ ones; distances on them are comparable only with distances on the features of th
 Accuracy on {held_out:,} held-out images: {accuracy:.4f}.
 
 ```py
-from lzn_hf.feature_extractors_lzn import load_feature_extractor
+from lzn_hf.evaluation.features import load_feature_extractor
 
 extractor = load_feature_extractor("path/of/this/folder")
 features = extractor.features(pixel_values)  # (N, C, H, W) in [-1, 1] -> (N, {features})

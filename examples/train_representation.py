@@ -24,21 +24,16 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 
 from lzn_hf import LZNImageProcessor, LZNModel
-from lzn_hf.contrastive_lzn import MomentumContrast, simclr_loss
-from lzn_hf.data_lzn import ImageData
-from lzn_hf.representation_metrics_lzn import collect_features, knn_accuracy
-from lzn_hf.training_arguments_lzn import (
-    DataArguments,
-    ModelArguments,
-    RunArguments,
-    parse_arguments,
-    require_at_least,
-)
-from lzn_hf.training_loop_lzn import TrainingLoop
-from lzn_hf.training_lzn import encode_anchors, image_batches
-from lzn_hf.training_models_lzn import model_parts
-from lzn_hf.training_setup_lzn import save_final_folder, set_up_training
-from lzn_hf.views_lzn import ViewSettings, random_views
+from lzn_hf.data.batches import image_batches
+from lzn_hf.data.images import ImageData
+from lzn_hf.data.views import ViewSettings, random_views
+from lzn_hf.evaluation.probes import collect_features, knn_accuracy
+from lzn_hf.training.arguments import DataArguments, ModelArguments, RunArguments, parse_arguments, require_at_least
+from lzn_hf.training.contrastive import MomentumContrast, simclr_loss
+from lzn_hf.training.loop import TrainingLoop
+from lzn_hf.training.models import model_parts
+from lzn_hf.training.setup import save_final_folder, set_up_training
+from lzn_hf.training.steps import encode_anchors
 
 
 EVAL_BATCH_SIZE = 256

@@ -123,7 +123,7 @@ def test_numpy_output():
 
 
 @pytest.mark.parametrize(
-    "image, message",
+    ("image", "message"),
     [
         (np.full((8, 8), np.nan), "must be finite"),
         (np.full((8, 8, 3), np.inf), "must be finite"),
@@ -143,7 +143,7 @@ def test_bad_images(image, message):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         ({"image_mean": [0.5, 0.5]}, "`image_mean` must be a list of 1 .* or 3"),
         ({"image_mean": 0.5}, "`image_mean` must be a list"),
@@ -173,7 +173,7 @@ def test_postprocess_rounds_and_clips():
     assert processor().postprocess(values, "pt").flatten()[[0, 1, 4, 5, 6]].tolist() == [0, 0, 0.5, 1, 1]
 
 
-@pytest.mark.parametrize("channels, values", [(1, GREY_VALUES), (3, RGB_VALUES)])
+@pytest.mark.parametrize(("channels", "values"), [(1, GREY_VALUES), (3, RGB_VALUES)])
 def test_outputs_can_be_fed_back(channels, values):
     values = values.repeat(2, 1, 1, 1)
     array, tensor = (processor(channels).postprocess(values, kind) for kind in ("np", "pt"))

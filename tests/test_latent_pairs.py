@@ -1,6 +1,7 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 """Isolated pairs of anchors: the closed form against a fine integration of the flow, and what it must keep."""
 
+import itertools
 import math
 
 import pytest
@@ -26,7 +27,7 @@ def integrate(y, pool, log_weights, s_start, s_end, steps):
         return logits.softmax(1) @ pool
 
     grid = torch.logspace(math.log10(s_start), math.log10(s_end), steps + 1, **FLOAT64).tolist()
-    for s, s_next in zip(grid, grid[1:]):
+    for s, s_next in itertools.pairwise(grid):
         h = s_next - s
         k1 = expected(y, s)
         k2 = expected(y + h / 2 * k1, s + h / 2)
@@ -133,7 +134,7 @@ def test_latents_of_doubled_anchors_are_exact(distance):
     noise = randn(30, 24, seed=12)
     s = 14 / distance
     shifted = []
-    for anchor, n in zip(pool, noise):  # about the anchor of each row, where nothing cancels
+    for anchor, n in zip(pool, noise, strict=True):  # about the anchor of each row, where nothing cancels
         y = integrate(n[None], pool - anchor, torch.zeros(30, **FLOAT64), s, 1e-6, 3000)
         shifted.append(y[0])
     exact = torch.stack(shifted)

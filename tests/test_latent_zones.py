@@ -6,11 +6,12 @@ anchors ("n32": 32 anchors in 16 dimensions; "dup32": some anchors doubled at di
 noise (1). `rev` runs start at `rev_init`, `rev_w` runs weight the anchors by `rev_weights`.
 """
 
+import itertools
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import GOLDEN_DIR
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,7 +19,7 @@ from lzn_hf import latent_schedules, latent_zones
 from lzn_hf.latent_zones import SOLVERS, alignment_loss, compute_latents, trace_assignments
 
 
-GOLDEN = load_file(Path(__file__).parent / "golden" / "latent_flow.safetensors")
+GOLDEN = load_file(GOLDEN_DIR / "latent_flow.safetensors")
 PUBLISHED = [("euler", "euler", 20), ("dpmsolver++", "dpm", 20), ("dpmsolver++", "dpm", 8)]
 
 
@@ -304,7 +305,7 @@ def test_many_evaluations_reach_the_flow_itself():
     nearest = square.sqrt().masked_fill(square == 0, math.inf).min()
     want, x = u, torch.linspace(1, 0, 4001, dtype=torch.float64)
     grid = torch.sinh(x * torch.asinh(20 / nearest))
-    for s, s_next in zip(grid, grid[1:]):
+    for s, s_next in itertools.pairwise(grid):
         h = s_next - s
         a = drift(s, want)
         b = drift(s + h / 2, want + h / 2 * a)

@@ -11,10 +11,10 @@ Fourier features.
 
 import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import GOLDEN_DIR
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
@@ -34,8 +34,7 @@ from lzn_hf.layers_ncsnpp import (
 )
 
 
-GOLDEN_FOLDER = Path(__file__).parent / "golden"
-GOLDEN = load_file(GOLDEN_FOLDER / "ncsnpp_small.safetensors") | load_file(GOLDEN_FOLDER / "ncsnpp_large.safetensors")
+GOLDEN = load_file(GOLDEN_DIR / "ncsnpp_small.safetensors") | load_file(GOLDEN_DIR / "ncsnpp_large.safetensors")
 SYMMETRIC, ASYMMETRIC = (1, 3, 3, 1), (1, 2, 3, 1)
 FIR = {"fir_kernel": SYMMETRIC}
 
@@ -53,7 +52,7 @@ def load_published_block(block: nn.Module, name: str) -> list[torch.Tensor]:
     order = sorted(published, key=lambda key: (layers.index(key.split(".")[0]), key.split(".")[1] in ("bias", "b")))
     ours = block.state_dict()
     assert len(ours) == len(order)
-    block.load_state_dict(dict(zip(ours, (published[key] for key in order))), strict=True)
+    block.load_state_dict(dict(zip(ours, (published[key] for key in order), strict=True)), strict=True)
     return [GOLDEN[key] for key in sorted(GOLDEN) if key.startswith(prefix + "in/")]
 
 
@@ -258,7 +257,7 @@ def test_group_norm_silu_has_values_and_gradients_of_its_two_steps(layout, dtype
         assert output.is_contiguous(memory_format=torch.channels_last) == (layout == "channels_last")
     with torch.no_grad():
         assert torch.equal(norm(x), results[0][0])
-    for ours, expected in zip(*results):
+    for ours, expected in zip(*results, strict=True):
         assert torch.equal(ours, expected)
     assert torch.equal(x, before)
 
@@ -295,9 +294,9 @@ def test_group_norm_silu_has_values_and_gradients_of_its_two_steps_under_autocas
             with torch.autocast("cpu", dtype=dtype):
                 output = function(x)
             results.append([output, *torch.autograd.grad(output.float().square().sum(), [x, norm.weight, norm.bias])])
-    for ours, expected in zip(results[::2], results[1::2]):
+    for ours, expected in zip(results[::2], results[1::2], strict=True):
         assert [tensor.dtype for tensor in ours] == [tensor.dtype for tensor in expected]
-        assert all(torch.equal(*pair) for pair in zip(ours, expected))
+        assert all(torch.equal(*pair) for pair in zip(ours, expected, strict=True))
 
 
 def test_group_norm_silu_is_plain_operations_in_traced_and_exported_programs(tmp_path):

@@ -7,7 +7,7 @@ from test_modeling_lzn import perturbed, tiny_config
 from transformers import AutoModel
 
 from lzn_hf import LZNForImageClassification, LZNModel, LZNPipeline, latent_zones
-from lzn_hf.training_models_lzn import PartwiseEMA, model_parts
+from lzn_hf.training.models import PartwiseEMA, model_parts
 
 
 LARGE = {

@@ -100,7 +100,7 @@ def test_features_are_what_the_model_pools(model_type):
     encoder = make_encoder(model_type, image_mean=MEAN, image_std=STD).eval()
     images = random_images(IMAGE_SIZES.get(model_type, 16))
     reference = AutoModel.from_config(encoder.backbone.config).eval()
-    assert not reference.load_state_dict(encoder.backbone.state_dict(), strict=False).unexpected_keys
+    assert not reference.load_state_dict(encoder.backbone.state_dict(), strict=True).unexpected_keys
     normalised = ((images.double() + 1) / 2 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     with torch.no_grad():
         features, anchors = encoder(images)
@@ -134,7 +134,7 @@ def test_a_single_channel_is_repeated_for_a_backbone_of_more():
     encoder = BackboneEncoder(
         backbone=backbone_of("convnext", num_channels=3, image_mean=MEAN, image_std=STD), **arguments
     )
-    expected = [((images.numpy() + 1) / 2 - mean) / std for mean, std in zip(MEAN, STD)]
+    expected = [((images.numpy() + 1) / 2 - mean) / std for mean, std in zip(MEAN, STD, strict=True)]
     np.testing.assert_allclose(seen_by_backbone(encoder, images), np.concatenate(expected, 1), atol=1e-6)
     # Without such a number the backbone has the channels of the images, which stay in [-1, 1].
     encoder = BackboneEncoder(backbone=backbone_of("convnext"), **arguments)

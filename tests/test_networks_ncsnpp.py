@@ -10,10 +10,10 @@ formulas. Stored when the same code had just reproduced whole published models, 
 import itertools
 import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import GOLDEN_DIR
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
@@ -30,8 +30,7 @@ from lzn_hf.layers_ncsnpp import (
 from lzn_hf.networks_ncsnpp import NCSNPP_LAYERS, NCSNppDecoder, NCSNppEncoder
 
 
-GOLDEN_FOLDER = Path(__file__).parent / "golden"
-GOLDEN = load_file(GOLDEN_FOLDER / "ncsnpp_small.safetensors") | load_file(GOLDEN_FOLDER / "ncsnpp_large.safetensors")
+GOLDEN = load_file(GOLDEN_DIR / "ncsnpp_small.safetensors") | load_file(GOLDEN_DIR / "ncsnpp_large.safetensors")
 
 # 8x8 digits, with attention where a level has it and where it has not, and channel changes on both sides
 TRUNK = {
@@ -57,8 +56,8 @@ VARIANTS = ("small", "large")
 MODELS = [(part, variant) for part in OPTIONS for variant in VARIANTS]
 
 # the published values, in the same order
-CIFAR10 = dict(zip(TRUNK, (32, 3, 200, 128, (1, 2, 2, 2), 4, (16,), 0.15)))
-AFHQ = dict(zip(TRUNK, (256, 3, 200, 128, (1, 1, 2, 2, 2, 2, 2), 2, (16,), 0.0))) | FIR_AND_INPUT_SKIP
+CIFAR10 = dict(zip(TRUNK, (32, 3, 200, 128, (1, 2, 2, 2), 4, (16,), 0.15), strict=True))
+AFHQ = dict(zip(TRUNK, (256, 3, 200, 128, (1, 1, 2, 2, 2, 2, 2), 2, (16,), 0.0), strict=True)) | FIR_AND_INPUT_SKIP
 PUBLISHED_TAPS = {"tap_channels": 20, "tap_hidden_dim": 200, "tap_layers": 2}
 
 
@@ -228,7 +227,7 @@ class Oracle:
 
 
 def combinations(**choices) -> list[dict]:
-    return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
+    return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
 
 
 TRUNK_CHOICES = {
@@ -417,7 +416,7 @@ def test_initial_distribution(part, variant, built):
         elif isinstance(layer, FourierEmbedding):
             assert 8 < layer.frequencies.std() < 32
         elif isinstance(layer, (nn.Conv2d, nn.Linear)):
-            for parameter, bound in zip((layer.weight, layer.bias), expected_bounds(name, layer)):
+            for parameter, bound in zip((layer.weight, layer.bias), expected_bounds(name, layer), strict=True):
                 assert parameter.abs().max() <= bound * (1 + 1e-6), name
                 # the largest of n uniform numbers falls short of 95 % of the bound once in 0.95^-n times
                 assert parameter.numel() < 400 or parameter.abs().max() > 0.95 * bound, name
@@ -590,7 +589,7 @@ def test_autocast_and_half_precision_keep_anchors_in_float32(variant, dtype):
     frequencies = [module for module in decoder.modules() if isinstance(module, FourierEmbedding)]
     kept = [module.frequencies.clone() for module in frequencies]
     encoder.to(dtype), decoder.to(dtype)
-    for module, values in zip(frequencies, kept):
+    for module, values in zip(frequencies, kept, strict=True):
         module.frequencies = values
     half = run(encoder, decoder, inputs | {"sample": inputs["sample"].to(dtype)})
     # what is divided by time is divided in float32 and comes in the dtype of the sample

@@ -11,11 +11,11 @@
 
 import math
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import GOLDEN_DIR
 from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
@@ -32,7 +32,7 @@ from lzn_hf.networks_resnet import (
 )
 
 
-with safe_open(Path(__file__).parent / "golden" / "resnet.safetensors", "pt") as file:
+with safe_open(GOLDEN_DIR / "resnet.safetensors", "pt") as file:
     GOLDEN = {name: file.get_tensor(name) for name in file.keys()}
 
 # every kind of block: with and without a shortcut convolution, with and without a stride
@@ -114,7 +114,7 @@ def test_blocks_reproduce_published_numbers(name, block, tolerance):
     )
     ours = block.state_dict()
     assert len(ours) == len(order)
-    block.load_state_dict(dict(zip(ours, (published[key] for key in order))), strict=True)
+    block.load_state_dict(dict(zip(ours, (published[key] for key in order), strict=True)), strict=True)
     torch.testing.assert_close(block(GOLDEN[prefix + "in/0"]), GOLDEN[prefix + "out"], atol=tolerance, rtol=0)
 
 
@@ -123,7 +123,8 @@ def test_network_reproduces_published_numbers():
     ours, names = encoder.state_dict(), published_names((1, 1, 1, 1), 2)
     assert len(ours) == len(names)
     filled = {
-        ours_name: hash_filled(name, ours[ours_name].shape, "cs2w1", 0.05) for ours_name, name in zip(ours, names)
+        ours_name: hash_filled(name, ours[ours_name].shape, "cs2w1", 0.05)
+        for ours_name, name in zip(ours, names, strict=True)
     }
     encoder.load_state_dict(filled, strict=True)
     with torch.no_grad():
@@ -267,7 +268,7 @@ def test_images_do_not_depend_on_their_batch():
     with torch.no_grad():
         together = encoder(images)
         for i in range(len(images)):
-            for alone, expected in zip(encoder(images[i : i + 1]), together):
+            for alone, expected in zip(encoder(images[i : i + 1]), together, strict=True):
                 torch.testing.assert_close(alone, expected[i : i + 1])
 
 
@@ -313,7 +314,7 @@ def test_channels_last_gives_the_same_outputs():
     with torch.no_grad():
         expected = encoder(images)
         layout = {"memory_format": torch.channels_last}
-        for value, other in zip(encoder.to(**layout)(images.to(**layout)), expected):
+        for value, other in zip(encoder.to(**layout)(images.to(**layout)), expected, strict=True):
             torch.testing.assert_close(value, other, atol=1e-4, rtol=1e-4)
 
 

@@ -4,26 +4,20 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
+import make_editing_pictures
 import numpy as np
 import pytest
 import torch
+from helpers.pipelines import STEPS, generate, make_pipeline, seeded
+from helpers.training import write_image_folder
 from PIL import Image
 from test_pipeline_solvers import smooth_pipeline
-from tiny_pipeline import STEPS, generate, make_pipeline, seeded
 from torch import Tensor
-from training_toys import write_image_folder
 
 from lzn_hf import LZNPipeline
 from lzn_hf.pipeline_editing_lzn import LZNInversion
 from lzn_hf.sampling_lzn import integrate_velocity, slerp
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
-import make_editing_pictures  # noqa: E402
 
 
 OPTIONS = {"num_inference_steps": 3, "output_type": "pt"}
@@ -53,7 +47,7 @@ def vary(pipe: LZNPipeline, images: Tensor, strength: float, **options) -> Tenso
 
 
 @pytest.mark.parametrize("keep", ["latent", "noise"])
-@pytest.mark.parametrize("solver, t_min", [("heun", 0.0), ("euler", 0.2), ("rk45", 0.0)])
+@pytest.mark.parametrize(("solver", "t_min"), [("heun", 0.0), ("euler", 0.2), ("rk45", 0.0)])
 def test_variations_are_inversion_rotation_and_generation(pipe, images, keep, solver, t_min):
     """The place in the zones is drawn first, as by `invert`, and then the new noise of one variation after the other."""
     options, generator = {"solver": solver, "t_min": t_min}, seeded()
@@ -62,7 +56,7 @@ def test_variations_are_inversion_rotation_and_generation(pipe, images, keep, so
     expected = []
     for _ in range(2):
         new = torch.randn(noise.shape if keep == "latent" else latents.shape, generator=generator)
-        turned = [math.sqrt(1 - 0.7**2) * x + 0.7 * new for x in ([noise] if keep == "latent" else [latents])][0]
+        turned = next(math.sqrt(1 - 0.7**2) * x + 0.7 * new for x in ([noise] if keep == "latent" else [latents]))
         pair = (latents, turned) if keep == "latent" else (turned, noise)
         expected.append(pipe(latents=pair[0], sample_noise=pair[1], **OPTIONS, **options).images)
     actual = vary(pipe, images, 0.7, keep=keep, num_images_per_image=2, **options)
@@ -135,7 +129,7 @@ def test_output_types_of_variations(pipe, images):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         ({"strength": 1.5}, "`strength` must be a number from 0 to 1, got 1.5"),
         ({"strength": -0.1}, "`strength` must be a number from 0 to 1, got -0.1"),
@@ -266,7 +260,7 @@ def test_pictures_of_a_saved_folder(with_latents, tmp_path):
     picture = np.asarray(Image.open(tmp_path / "pictures" / "editing_vary_noise.png"))
     top = picture.shape[0] - 4 * 50
     cells = [picture[top + 50 * row :][:48, 2:50][::6, ::6] for row in range(4)]
-    for cell, same_label in zip(cells, [*known, known[0]]):  # one of each label, and then again
+    for cell, same_label in zip(cells, [*known, known[0]], strict=True):  # one of each label, and then again
         assert any((cell == image).all() for image in same_label)
     rebuilt = pipe.reconstruct(cells[0], num_inference_steps=2, generator=seeded()).images[0]
     shown = picture[top:][:48, 52:100][::6, ::6]

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from helpers.pipelines import NAMES, generate, make_pipeline
 from PIL import Image
-from tiny_pipeline import NAMES, generate, make_pipeline
 
 import lzn_hf
 from lzn_hf import LZNForImageClassification, LZNModel, LZNPipeline
@@ -135,7 +135,7 @@ def test_from_pipe_and_components(pipe):
     assert torch.equal(generate(other, "one"), generate(pipe, "one"))
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.1), (torch.float64, 1e-4)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.1), (torch.float64, 1e-4)])
 def test_dtype(pipe, folder, images, dtype, tolerance):
     loaded = LZNPipeline.from_pretrained(folder, dtype=dtype)
     loaded.set_progress_bar_config(disable=True)

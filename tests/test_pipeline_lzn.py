@@ -17,8 +17,8 @@ from diffusers import (
     ImagePipelineOutput,
     UniPCMultistepScheduler,
 )
+from helpers.pipelines import NAMES, STEPS, generate, make_pipeline, seeded
 from PIL import Image
-from tiny_pipeline import NAMES, STEPS, generate, make_pipeline, seeded
 
 from lzn_hf import LZNPipeline
 from lzn_hf.sampling_lzn import default_scheduler, integrate_velocity, run_scheduler
@@ -42,7 +42,7 @@ def images() -> list[Image.Image]:
 # ---------------------------------------------------------------- generation
 
 
-@pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB")])
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
 def test_output_types(channels, mode):
     pipe = make_pipeline(channels=channels)
     output = pipe(label=["one", "two"], num_images_per_label=2, num_inference_steps=STEPS, generator=seeded())
@@ -165,7 +165,7 @@ def test_model_without_labels(unlabelled):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         ({"label": "sevn"}, r"`label` 'sevn' is unknown\. Did you mean 'seven'.*10 labels: 'zero', 'one'"),
         ({"label": ["one", "xyzzy"]}, r"`label` 'xyzzy' is unknown\. The model has 10 labels"),
@@ -372,7 +372,7 @@ def test_without_reference_anchors(unlabelled, images):
 
 @pytest.mark.parametrize("method", ["classify", "embed", "reconstruct"])
 @pytest.mark.parametrize(
-    "bad, message",
+    ("bad", "message"),
     [
         (np.full((8, 8), np.nan), "must be finite"),
         ({"pixel_values": torch.full((1, 1, 8, 8), float("nan"))}, "must be finite"),

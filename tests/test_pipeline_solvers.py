@@ -13,8 +13,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
 )
+from helpers.pipelines import STEPS, generate, make_pipeline, seeded
 from scipy.integrate import solve_ivp
-from tiny_pipeline import STEPS, generate, make_pipeline, seeded
 
 from lzn_hf import LZNPipeline
 from lzn_hf.pipeline_lzn import LZNInversion, LZNPipelineOutput
@@ -150,7 +150,7 @@ def test_progress_bar_of_rk45_has_no_total(pipe, capfd):
 # ---------------------------------------------------------------- the way
 
 
-@pytest.mark.parametrize("solver, t_min", [("euler", 0.0), ("euler", 0.3), ("heun", 0.3)])
+@pytest.mark.parametrize(("solver", "t_min"), [("euler", 0.0), ("euler", 0.3), ("heun", 0.3)])
 def test_trajectory_is_every_step_of_the_solver(pipe, solver, t_min):
     latents, noise = torch.randn(3, 6), torch.randn(3, 1, 8, 8)
     options = {"latents": latents, "sample_noise": noise, "solver": solver, "t_min": t_min, "num_inference_steps": 4}
@@ -192,7 +192,7 @@ def test_trajectory_of_schedulers(pipe, scheduler):
     assert output.times == sorted(output.times) and output.times[0] < 2e-3 and output.times[-1] == 1
     assert torch.equal(output.trajectory[0], noise) and torch.equal(pixels(output.trajectory[-1]), output.images)
     fine = pipe(generator=seeded(), sample_noise=noise, num_inference_steps=100, solver="heun", **options)
-    for t, sample in list(zip(output.times, output.trajectory))[5:20:5]:
+    for t, sample in list(zip(output.times, output.trajectory, strict=True))[5:20:5]:
         assert (sample - fine.trajectory[round(t * 100)]).abs().max() < 0.1
         assert (sample - noise).abs().max() > 0.3
 
@@ -257,7 +257,7 @@ def test_solver_is_heun_if_nothing_is_said(pipe, images):
         assert torch.equal(plain, heun) and not torch.equal(plain, euler)
 
 
-@pytest.mark.parametrize("solver, t_min", [("euler", 0.2), ("heun", 0.2), ("rk45", 0.0)])
+@pytest.mark.parametrize(("solver", "t_min"), [("euler", 0.2), ("heun", 0.2), ("rk45", 0.0)])
 def test_interpolation_ends_where_reconstruct_does(pipe, images, solver, t_min):
     options = {"num_inference_steps": 4, "solver": solver, "t_min": t_min, "output_type": "pt"}
     way = pipe.interpolate(images[:1], images[1:2], num_steps=3, generator=seeded(), **options).images
@@ -271,7 +271,7 @@ def test_interpolation_ends_where_reconstruct_does(pipe, images, solver, t_min):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         ({"solver": "rk4"}, "`solver` must be one of None, 'euler', 'heun', 'rk45', got 'rk4'"),
         ({"solver": "euler", "t_min": 1}, "`t_min` must be a number of at least 0 and less than 1, got 1"),

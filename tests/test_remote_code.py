@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny_pipeline import make_pipeline
+from helpers.pipelines import make_pipeline
 
 import lzn_hf
 

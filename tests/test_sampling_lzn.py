@@ -1,6 +1,7 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -66,9 +67,15 @@ def mixture_velocity(means: torch.Tensor, std: float):
 
 
 @pytest.mark.parametrize(
-    "name, steps, bound",
-    [("default", 20, 0.008), ("unipc2", 20, 0.008), ("dpm2", 20, 0.01), ("dpm3", 20, 0.01)]
-    + [("euler", 100, 0.02), ("heun", 20, 0.004)],
+    ("name", "steps", "bound"),
+    [
+        ("default", 20, 0.008),
+        ("unipc2", 20, 0.008),
+        ("dpm2", 20, 0.01),
+        ("dpm3", 20, 0.01),
+        ("euler", 100, 0.02),
+        ("heun", 20, 0.004),
+    ],
 )
 def test_scheduler_solves_the_gaussian_flow(name, steps, bound):
     noise = torch.randn(50, 1, 4, 4)
@@ -144,7 +151,7 @@ def test_supported_schedulers_pass_the_check(name):
 
 
 @pytest.mark.parametrize(
-    "scheduler, message",
+    ("scheduler", "message"),
     [
         (DDPMScheduler(), "flow-matching one .*UniPC.*, got DDPMScheduler"),
         (FlowMatchLCMScheduler(), "got FlowMatchLCMScheduler"),
@@ -167,7 +174,7 @@ def test_other_schedulers_do_not(scheduler, message):
 # ---------------------------------------------------------------- both ways
 
 
-@pytest.mark.parametrize("method, order", [("euler", 1), ("heun", 2)])
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2)])
 def test_order_of_convergence(method, order):
     noise = torch.randn(20, 3, dtype=torch.float64)
     errors = []
@@ -229,12 +236,12 @@ def by_scipy(velocity_fn, x: torch.Tensor, ends: tuple[float, float], rtol: floa
 
 @pytest.mark.parametrize("name", VELOCITIES)
 @pytest.mark.parametrize("ends", [(0, 1), (1, 0), (1e-3, 1), (1, 1e-3), (-0.5, 2)])
-@pytest.mark.parametrize("rtol, atol", [(1e-5, 1e-5), (1e-3, 1e-6), (1e-8, 1e-7)])
+@pytest.mark.parametrize(("rtol", "atol"), [(1e-5, 1e-5), (1e-3, 1e-6), (1e-8, 1e-7)])
 def test_rk45_is_that_of_scipy_for_each_sample(name, ends, rtol, atol):
     """The same values by the same number of evaluations, in a batch whose samples need different numbers of them."""
     start = torch.tensor([0.1, 1.0, 3.0]).view(3, 1, 1, 1) * torch.randn(3, 2, 2, 3, dtype=torch.float64)
     end, num_evaluations = integrate_rk45(VELOCITIES[name], start, *ends, rtol=rtol, atol=atol)
-    expected, nfev = zip(*(by_scipy(VELOCITIES[name], x, ends, rtol, atol) for x in start))
+    expected, nfev = zip(*(by_scipy(VELOCITIES[name], x, ends, rtol, atol) for x in start), strict=True)
     assert num_evaluations.tolist() == list(nfev) and num_evaluations.dtype == torch.int64
     # Rounding decides where a short step gets across a jump, and processors round differently.
     tolerance = 2e-7 if name == "jump" else 1e-10
@@ -252,10 +259,10 @@ def test_rk45_in_float32():
         return VELOCITIES["wave"](x, t, rows)
 
     end, num_evaluations = integrate_rk45(velocity, start, 1e-3, 1)
-    expected, nfev = zip(*(by_scipy(VELOCITIES["wave"], x, (1e-3, 1), 1e-5, 1e-5) for x in start))
+    expected, nfev = zip(*(by_scipy(VELOCITIES["wave"], x, (1e-3, 1), 1e-5, 1e-5) for x in start), strict=True)
     assert end.dtype == torch.float32 and torch.equal(start, kept)
     torch.testing.assert_close(end.double(), torch.stack(expected).double(), atol=1e-5, rtol=1e-5)
-    assert all(abs(ours - theirs) <= 12 for ours, theirs in zip(num_evaluations.tolist(), nfev))
+    assert all(abs(ours - theirs) <= 12 for ours, theirs in zip(num_evaluations.tolist(), nfev, strict=True))
 
 
 def test_one_step_size_for_a_whole_batch_is_a_batch_of_one():
@@ -281,7 +288,7 @@ def test_rk45_solves_a_linear_equation(ends):
         errors.append((end - exact).abs().max().item() / tolerance)
         costs.append(cost.double().mean().item())
     assert all(1e-2 < error < 50 for error in errors), errors
-    for few, many in zip(costs, costs[1:]):
+    for few, many in itertools.pairwise(costs):
         assert many / few == pytest.approx(100 ** (1 / 5), rel=0.1)
 
 
@@ -326,7 +333,7 @@ def test_rk45_there_and_back():
 
 
 @pytest.mark.parametrize(
-    "velocity_fn, message",
+    ("velocity_fn", "message"),
     [
         (
             lambda x, t, rows: torch.full_like(x, math.nan),
@@ -350,7 +357,7 @@ def test_rk45_does_not_step_over_what_it_cannot_solve(velocity_fn, message):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         (
             {"sample": torch.zeros(3)},

@@ -72,7 +72,7 @@ def check_layout(path: Path) -> list[Check]:
         ours = [(prefix + entry.key, entry.shape) for entry in entries if entry.part == part]
         check(
             f"{part} keys and shapes, in order",
-            sum(a != b for a, b in zip(ours, theirs)) + abs(len(ours) - len(theirs)),
+            sum(a != b for a, b in zip(ours, theirs, strict=True)) + abs(len(ours) - len(theirs)),
         )
         count = sum(torch.Size(shape).numel() for _, shape in ours)
         check(f"{part} number of parameters", abs(count - model["num_params"]))

@@ -155,7 +155,7 @@ def published_weights(
                 f"`{part}_ema` without names: use `--weights raw` for the weights as trained"
             )
         else:
-            shadows = dict(zip(names, averages["shadow_params"]))
+            shadows = dict(zip(names, averages["shadow_params"], strict=True))
             problems += _problems(f"{part}_ema", shadows, {key: wanted[key] for key in names})
             used[part] = {key: shadows.get(key, found.get(key)) for key in wanted}
     for part, tensors in used.items():

@@ -9,6 +9,7 @@ In a golden folder time runs from 0 at the anchor to 1 at the noise. It is `tau`
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from lzn_hf.layers_ncsnpp import (
     upsample,
 )
 from lzn_hf.networks_resnet import Bottleneck, ProjectionHead
-from lzn_hf.training_models_lzn import PartwiseEMA
+from lzn_hf.training.models import PartwiseEMA
 
 
 FLOW_RUN = re.compile(r"(?P<set>.+)/(?P<dtype>f32|f64)/(?P<flow>(euler|dpm)/(fwd|fwd_subset|rev|rev_w)\d+|velocity)/")
@@ -234,7 +235,7 @@ def _trajectory(
     """
     points, expected = [x], []
     taus = torch.linspace(start, end, steps + 1, dtype=torch.float64).tolist()
-    for k, (tau, tau_next) in enumerate(zip(taus, taus[1:])):
+    for k, (tau, tau_next) in enumerate(itertools.pairwise(taus)):
         expected = [expected_anchor(k, tau, x), *expected[:2]]
         if solver == "euler":
             x = x + (tau_next - tau) * (x - expected[0]) / tau

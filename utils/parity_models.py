@@ -133,7 +133,7 @@ def _check_gradients(outputs: Outputs, model: LZNModel) -> None:
     latents, xt = (file.input(name).clone().requires_grad_() for name in ("in/fixed_latent", "in/xt"))
     velocity = model.predict_velocity(xt, file.input("in/t").clamp(0.05, 0.9), latents, _labels(outputs))
     grads = torch.autograd.grad((velocity * file.input("decoder/cotangent")).sum(), (latents, xt))
-    for name, grad in zip(("latent", "xt"), grads):
+    for name, grad in zip(("latent", "xt"), grads, strict=True):
         outputs.compare(f"decoder/grad_{name}", grad, "decoder gradient")
 
 
@@ -283,7 +283,7 @@ def _check_samplers(outputs: Outputs, model: LZNModel, prefix: str = "") -> None
         times = torch.linspace(PUBLISHED_T_MIN, 1, num_steps + 1, dtype=torch.float64).tolist()
         path = euler(x0, times)
         outputs.compare(name, path[-1], "Euler sampler", tolerance)
-        first = torch.stack([(x - (1 - t) * x0) / t for x, t in zip(path, times[1:])])[:, :2]
+        first = torch.stack([(x - (1 - t) * x0) / t for x, t in zip(path, times[1:], strict=True)])[:, :2]
         outputs.compare(f"{name}_all_first2", first, "Euler sampler", tolerance / times[1])
         as_bytes = ((path[-1] + 1) / 2 * 255).clamp(0, 255).round()
         outputs.compare(f"{name}_uint8", as_bytes, "Euler sampler, levels of 255", 1.0)
@@ -297,7 +297,7 @@ def _check_samplers(outputs: Outputs, model: LZNModel, prefix: str = "") -> None
         back = times[::-1]
         path = euler(images, back)
         outputs.compare(f"{name}_inverse", path[-1], "Euler sampler, inverse", tolerance)
-        first = torch.stack([(x - t * images) / (1 - t) for x, t in zip(path, back[1:])])[:, :2]
+        first = torch.stack([(x - t * images) / (1 - t) for x, t in zip(path, back[1:], strict=True)])[:, :2]
         outputs.compare(f"{name}_inverse_all_first2", first, "Euler sampler, inverse", tolerance / (1 - back[1]))
         _check_pipeline(outputs, model, name, num_steps, labels, tolerance)
     if not prefix and "sampler/rk45" in file.entries:
@@ -323,7 +323,7 @@ def _check_rk45(outputs: Outputs, velocity: Callable[[Tensor, Tensor], Tensor], 
         x = x.double()
         t = torch.tensor(times, dtype=torch.float64).unsqueeze(1).expand(-1, len(x))
         slope = in_float32(x, t[0])
-        for start, end in zip(t[:-1], t[1:]):
+        for start, end in pairwise(t):
             x, slopes = rk45_step(in_float32, x, slope, start, end - start)
             slope = slopes[-1]
         return x

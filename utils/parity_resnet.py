@@ -100,9 +100,12 @@ def check_filled_resnet(file: GoldenFile) -> list[Check]:
     tolerance = FLOAT64_TOLERANCE * file.scale("f64/encoder/head")
     checks.append(file.compare("f64/encoder/head", exact, tolerance, "encoder, float64"))
     if "in/cotangent" in file.entries:
-        names, parameters = zip(*model.named_parameters())
+        names, parameters = zip(*model.named_parameters(), strict=True)
         gradients = torch.autograd.grad((exact * file.input("in/cotangent")).sum(), parameters)
-        norms = {key: g.norm() for key, g in to_published(config, dict(zip(names, gradients)))["encoder"].items()}
+        norms = {
+            key: g.norm()
+            for key, g in to_published(config, dict(zip(names, gradients, strict=True)))["encoder"].items()
+        }
         ours = torch.stack([norms[key] for key in file.entries["grad_norms"]["keys"]])
         error = ((ours - file.tensors["grad_norms"]) / file.tensors["grad_norms"]).abs().max().item()
         checks.append(Check(file.name, "grad_norms", "gradient norms, relative", error, 1e-3))

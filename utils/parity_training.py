@@ -25,7 +25,7 @@ from torch import Tensor
 from lzn_hf import LZNModel
 from lzn_hf.distributed_lzn import log_label_frequencies
 from lzn_hf.latent_zones import alignment_loss, compute_latents, trace_assignments
-from lzn_hf.training_models_lzn import PartwiseEMA, model_parts
+from lzn_hf.training.models import PartwiseEMA, model_parts
 
 
 LOSS = 1e-4  # relative
@@ -60,7 +60,7 @@ class Replay:
         self._load_moments(checkpoint["optimizer"]["state"])
         self.scheduler = torch.optim.lr_scheduler.LinearLR(self.optimizer, **published["lr_scheduler"]["params"])
         self.scheduler.load_state_dict(checkpoint["lr_scheduler"])
-        for group, saved in zip(self.optimizer.param_groups, checkpoint["optimizer"]["param_groups"]):
+        for group, saved in zip(self.optimizer.param_groups, checkpoint["optimizer"]["param_groups"], strict=True):
             group |= {name: value for name, value in saved.items() if name != "params"}
         self.ema = self._moving_averages(checkpoint, parts)
 
@@ -86,7 +86,7 @@ class Replay:
         if "encoder_ema" not in checkpoint:
             return ema  # of the raw weights, and compared with nothing
         averages = to_ours(self.config, published_weights(checkpoint, self.config, "ema"))
-        for (name, parameters), part in zip(parts.items(), PARTS):
+        for (name, parameters), part in zip(parts.items(), PARTS, strict=True):
             saved = checkpoint[f"{part}_ema"]
             ema.averages[name].decay = saved["decay"]
             if saved["num_updates"] is None:  # no warm-up
@@ -270,8 +270,8 @@ class _Limits:
         self.rates: dict[str, dict[str, float]] = {}
         total = [0.0] * len(rates[iterations[0]])
         for prefix in iterations:
-            total = [a + b for a, b in zip(total, rates[prefix])]
-            self.rates[prefix] = dict(zip(PARTS, total))
+            total = [a + b for a, b in zip(total, rates[prefix], strict=True)]
+            self.rates[prefix] = dict(zip(PARTS, total, strict=True))
         self.rates["ema3"] = self.rates[iterations[-1]]
 
     def step(self, prefix: str, key: str) -> float:

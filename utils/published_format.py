@@ -331,7 +331,7 @@ def _ncsnpp_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module | None]]
     taps = getattr(network, "taps", {})
     if taps:
         names, blocks = ["conv_in"], list(network.blocks.items())
-        for (name, _), (_, following) in zip(blocks, [*blocks[1:], (None, None)]):
+        for (name, _), (_, following) in zip(blocks, [*blocks[1:], (None, None)], strict=True):
             if name != "middle_block0" and not isinstance(following, InputSkip):
                 names.append(name)
         indices = [(i, taps[name]) for i, name in enumerate(names) if name in taps]

@@ -134,19 +134,17 @@ def install_torch(python: Path, requirement: str) -> None:
     if not requirement.endswith("+cpu"):
         return run(*install)
     # PyPI has no "+cpu" versions, but a mirror or wheel folder set up in pip's configuration may.
-    print("Looking for {} in the package sources that pip is set up with".format(requirement), flush=True)
+    print(f"Looking for {requirement} in the package sources that pip is set up with", flush=True)
     first = subprocess.run(install, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if first.returncode == 0:
         return None
-    print("Not there. Installing it from {}".format(CPU_WHEELS), flush=True)
+    print(f"Not there. Installing it from {CPU_WHEELS}", flush=True)
     if subprocess.run([*install, "--index-url", CPU_WHEELS]).returncode:
         raise SystemExit(
-            "\n{output}\n{requirement} was found neither in pip's package sources (above) nor at {url}. This machine "
+            f"\n{first.stdout}\n{requirement} was found neither in pip's package sources (above) nor at {CPU_WHEELS}. This machine "
             "has no working NVIDIA GPU, so the CUDA build of several gigabytes is not installed unasked. You can\n"
-            "  - let pip reach {url}, or put the wheel into a folder and set PIP_FIND_LINKS to it; or\n"
-            "  - take PyPI's default build all the same: make <command> TORCH=default".format(
-                output=first.stdout, requirement=requirement, url=CPU_WHEELS
-            )
+            f"  - let pip reach {CPU_WHEELS}, or put the wheel into a folder and set PIP_FIND_LINKS to it; or\n"
+            "  - take PyPI's default build all the same: make <command> TORCH=default"
         )
     return None
 
@@ -178,7 +176,7 @@ def main() -> None:
 
     installing = {**wanted, "state": "installing"}
     if action == "create":
-        print("Making the virtual environment {}".format(env), flush=True)
+        print(f"Making the virtual environment {env}", flush=True)
         if env.exists():
             shutil.rmtree(env)
         env.mkdir()
@@ -190,9 +188,9 @@ def main() -> None:
     requirement = torch_requirement((ROOT / "constraints.txt").read_text(), build)
     install_torch(python, requirement)
     # Naming torch again keeps pip from ever replacing it by another build.
-    run(python, "-m", "pip", "install", "-c", "constraints.txt", requirement, "-e", ".[{}]".format(EXTRAS))
+    run(python, "-m", "pip", "install", "-c", "constraints.txt", requirement, "-e", f".[{EXTRAS}]")
     write_stamp(env, wanted)
-    print("The environment {} is ready ({:.0f} s)".format(env, time.monotonic() - started), flush=True)
+    print(f"The environment {env} is ready ({time.monotonic() - started:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

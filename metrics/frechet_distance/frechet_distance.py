@@ -1,11 +1,11 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Fréchet distance as a module of `evaluate`; the computation is `lzn_hf.generation_metrics_lzn.frechet_distance`."""
+"""Fréchet distance as a module of `evaluate`; the computation is `lzn_hf.evaluation.metrics.frechet_distance`."""
 
 import datasets
 import evaluate
 import torch
 
-from lzn_hf.generation_metrics_lzn import frechet_distance
+from lzn_hf.evaluation.metrics import frechet_distance
 
 
 DESCRIPTION = """

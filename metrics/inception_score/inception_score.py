@@ -1,11 +1,11 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Inception score as a module of `evaluate`; the computation is `lzn_hf.generation_metrics_lzn.inception_score`."""
+"""Inception score as a module of `evaluate`; the computation is `lzn_hf.evaluation.metrics.inception_score`."""
 
 import datasets
 import evaluate
 import torch
 
-from lzn_hf.generation_metrics_lzn import inception_score
+from lzn_hf.evaluation.metrics import inception_score
 
 
 DESCRIPTION = """

@@ -1,11 +1,11 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Kernel distance as a module of `evaluate`; the computation is `lzn_hf.generation_metrics_lzn.kernel_distance`."""
+"""Kernel distance as a module of `evaluate`; the computation is `lzn_hf.evaluation.metrics.kernel_distance`."""
 
 import datasets
 import evaluate
 import torch
 
-from lzn_hf.generation_metrics_lzn import kernel_distance
+from lzn_hf.evaluation.metrics import kernel_distance
 
 
 DESCRIPTION = """

@@ -1,11 +1,11 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Precision and recall of a generator as a module of `evaluate`; the computation is `lzn_hf.generation_metrics_lzn.precision_recall`."""
+"""Precision and recall of a generator as a module of `evaluate`; the computation is `lzn_hf.evaluation.metrics.precision_recall`."""
 
 import datasets
 import evaluate
 import torch
 
-from lzn_hf.generation_metrics_lzn import precision_recall
+from lzn_hf.evaluation.metrics import precision_recall
 
 
 DESCRIPTION = """

@@ -6,6 +6,7 @@ See [`latent_zones`] for the flow and its coordinates.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -58,12 +59,12 @@ def published_schedule(solver: str, num_steps: int, *, decode: bool, like: Tenso
     grid = [k / num_steps for k in range(num_steps + 1)]
     if solver == "euler":
         s = [signal_over_noise(end * x) if decode else signal_over_noise((1 - EULER_EPS) * (1 - x)) for x in grid]
-        rows = [[s_next - s_k] for s_k, s_next in zip(s, s[1:])]
+        rows = [[s_next - s_k] for s_k, s_next in itertools.pairwise(s)]
         if decode:
             rows[-1] = [0.0]  # to s = infinity: the end point is the last expected anchor
     else:
         s = [signal_over_noise(DPM_EPS + (1 - 2 * DPM_EPS) * (end * x if decode else 1 - x)) for x in grid]
-        h = [math.log(s_next / s_k) for s_k, s_next in zip(s, s[1:])]
+        h = [math.log(s_next / s_k) for s_k, s_next in itertools.pairwise(s)]
         rows = []
         for k, s_next in enumerate(s[1:]):
             step = s_next - s[k]

@@ -338,7 +338,7 @@ def _decode_schedule(
         distance = _distances(rows, pool, exact=False)
         nearest.append(nearest_distance(distance, typical, log_weights))
         found.append(find_pairs(distance, typical, log_weights, include_own=False))
-    nearest, pairs = torch.cat(nearest), Pairs(*(torch.cat(parts) for parts in zip(*found)))
+    nearest, pairs = torch.cat(nearest), Pairs(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     if log_weights is not None:
         nearest = nearest.masked_fill(absent, math.inf)
     resolution = GRID_RESOLUTION * typical
@@ -362,9 +362,11 @@ def _by_rows(function: Callable[..., tuple[Tensor, ...]], pool_size: int, *rows:
     size = max(1, MAX_PAIRS // pool_size)
     if len(rows[0]) <= size:
         return function(*rows)
-    parts = zip(*([None] * math.ceil(len(rows[0]) / size) if part is None else part.split(size) for part in rows))
+    parts = zip(
+        *([None] * math.ceil(len(rows[0]) / size) if part is None else part.split(size) for part in rows), strict=False
+    )
     results = [checkpoint(function, *part, use_reentrant=False) for part in parts]
-    return tuple(torch.cat(parts) for parts in zip(*results))
+    return tuple(torch.cat(parts) for parts in zip(*results, strict=False))
 
 
 def _distances(a: Tensor, b: Tensor, exact: bool = True) -> Tensor:

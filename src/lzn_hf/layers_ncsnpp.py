@@ -122,7 +122,7 @@ class _GroupNormSiLUFunction(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, *tangents: torch.Tensor | None) -> torch.Tensor:
         primals = ctx.saved_tensors
-        directions = tuple(torch.zeros_like(p) if d is None else d for p, d in zip(primals, tangents))
+        directions = tuple(torch.zeros_like(p) if d is None else d for p, d in zip(primals, tangents, strict=True))
         _, pull_back = torch.func.vjp(lambda *tensors: _silu_of_group_norm(*tensors, *ctx.options), *primals)
         # the pull-back is linear in the gradient: its own pull-back is the push-forward
         return torch.func.vjp(pull_back, torch.zeros_like(primals[0]))[1](directions)[0]

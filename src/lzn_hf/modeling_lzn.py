@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -438,6 +440,18 @@ class LZNForImageClassification(LZNPreTrainedModel):
         loss = None if labels is None else F.nll_loss(logits, labels)
         output = ImageClassifierOutput(loss=loss, logits=logits)
         return output if return_dict else output.to_tuple()
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """No dropout and no gradients inside; the mode that the model had afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
 __all__ = ["LZNForImageClassification", "LZNModel", "LZNOutput", "LZNPreTrainedModel"]

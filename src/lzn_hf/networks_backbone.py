@@ -108,7 +108,7 @@ def _dry_run(config: PreTrainedConfig, channels: int, height: int, width: int) -
             f"`backbone` of type {config.model_type!r} cannot encode images of {height} x {width} pixels with {channels} "
             f"channels: {error!r}"
         ) from error
-    return features.shape[1], {name for name, gradient in zip(parameters, gradients) if gradient is None}
+    return features.shape[1], {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}
 
 
 class BackboneEncoder(nn.Module):
@@ -226,7 +226,7 @@ class BackboneEncoder(nn.Module):
         channels = pixel_values.expand(-1, self.num_channels, -1, -1).split(1, dim=1)
         normalised = [
             channel * (0.5 / std) + (0.5 - mean) / std
-            for channel, mean, std in zip(channels, self.image_mean, self.image_std)
+            for channel, mean, std in zip(channels, self.image_mean, self.image_std, strict=True)
         ]
         output = self.backbone(pixel_values=torch.cat(normalised, dim=1), **self.forward_arguments)
         return _pool(output, self.has_cls_token)

@@ -104,7 +104,7 @@ def _down_and_middle_blocks(
     }
     blocks, shapes = nn.ModuleDict(), {}
     channels = base_channels
-    for resolution, multiplier in zip(resolutions, channel_multipliers):
+    for resolution, multiplier in zip(resolutions, channel_multipliers, strict=True):
         attention = resolution in attention_resolutions
         for i in range(num_res_blocks):
             name = f"down_{resolution}x{resolution}_block{i}"

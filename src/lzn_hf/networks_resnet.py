@@ -169,7 +169,7 @@ class ResNetEncoder(nn.Module):
         self.stem_norm = nn.GroupNorm(NUM_GROUPS, widths[0])
         self.stages = nn.ModuleList()
         channels = widths[0]
-        for depth, width in zip(depths, widths):
+        for depth, width in zip(depths, widths, strict=True):
             blocks = [Bottleneck(channels, width, stride=2 if len(self.stages) else 1)]
             channels = EXPANSION * width
             blocks += [Bottleneck(channels, width) for _ in range(depth - 1)]

@@ -65,7 +65,7 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> Non
     wanted = f"`{name}` must be a tensor of shape ({', '.join(map(str, shape))})"
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{wanted}, got {type(tensor).__name__}.")
-    sizes = zip(tensor.shape, shape)
+    sizes = zip(tensor.shape, shape, strict=True)
     if tensor.ndim != len(shape) or any(size != want if isinstance(want, int) else size == 0 for size, want in sizes):
         raise ValueError(f"{wanted}, got shape {tuple(tensor.shape)}.")
     if not tensor.isfinite().all():

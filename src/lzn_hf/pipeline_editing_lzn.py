@@ -271,7 +271,7 @@ class EditingPipeline(FlatFolderPipeline):
                 )
             shape = (len(pixel_values), config.latent_dim)
             prior = randn_tensor(shape, generator, pixel_values.device, torch.float32)
-            chunks = zip(pixel_values.split(batch_size), prior.split(batch_size))
+            chunks = zip(pixel_values.split(batch_size), prior.split(batch_size), strict=True)
             latents = torch.cat([self.model.get_image_latents(x, noise=n) for x, n in chunks])
         flow = self._flow(solver, (1, t_min), num_inference_steps)
         sample = self._solve(*flow, pixel_values, latents, self._zone_labels(latents), batch_size)

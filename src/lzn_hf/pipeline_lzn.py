@@ -221,8 +221,8 @@ class LZNPipeline(EditingPipeline):
             log_probs = torch.cat([self.model.classify_images(chunk) for chunk in pixel_values.split(batch_size)])
         scores, ids = log_probs.float().exp().topk(min(top_k, config.num_labels))
         return [
-            [{"label": config.id2label[i], "score": score} for score, i in zip(*row)]
-            for row in zip(scores.tolist(), ids.tolist())
+            [{"label": config.id2label[i], "score": score} for score, i in zip(*row, strict=True)]
+            for row in zip(scores.tolist(), ids.tolist(), strict=True)
         ]
 
     def embed(self, images: Images, batch_size: int = 64) -> Tensor:

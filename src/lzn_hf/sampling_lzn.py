@@ -127,7 +127,7 @@ def run_scheduler(
     ends = [*(1 - scheduler.sigmas[1 : len(times) + 1]).tolist(), None]  # where each evaluation leads
     if on_step is not None:
         on_step(times[0], sample)
-    for i, (t, timestep) in enumerate(zip(times, scheduler.timesteps)):
+    for i, (t, timestep) in enumerate(zip(times, scheduler.timesteps, strict=True)):
         sample = scheduler.step(-velocity_fn(sample, t), timestep, sample, return_dict=False)[0]
         if on_step is not None and ends[i] != ends[i + 1]:  # else it is a guess, which the next evaluation replaces
             on_step(ends[i], sample)
@@ -185,8 +185,8 @@ def rk45_step(
         the samples at t + step and the seven velocities of the step, the last of which is that of these samples.
     """
     slopes = [slope]
-    for node, weights in zip(RK45_NODES, RK45_STAGES):
-        point = _advance(sample, step, sum(weight * k for weight, k in zip(weights, slopes)))
+    for node, weights in zip(RK45_NODES, RK45_STAGES, strict=True):
+        point = _advance(sample, step, sum(weight * k for weight, k in zip(weights, slopes, strict=True)))
         slopes.append(velocity_fn(point, (t + node * step).to(sample)))
     return point, slopes
 
@@ -261,12 +261,14 @@ def integrate_rk45(
         t_new[direction * (t_new - t_end) > 0] = t_end
         step, places = t_new - t[rows], rows.to(x.device)
         old = x[places]
-        new, slopes = rk45_step(lambda x, t: velocity_fn(x, t, places), old, slope[places], t[rows], step)
+        new, slopes = rk45_step(
+            lambda x, t, places=places: velocity_fn(x, t, places), old, slope[places], t[rows], step
+        )
         num_evaluations[rows] += len(RK45_STAGES)
 
         # 3. Its error and the next step size. A step that meets NaN may have been too long.
         scale = atol + rtol * torch.maximum(old.abs(), new.abs())
-        error = rms(sum(weight * k for weight, k in zip(RK45_ERROR, slopes)) / scale) * step.abs()
+        error = rms(sum(weight * k for weight, k in zip(RK45_ERROR, slopes, strict=True)) / scale) * step.abs()
         error = error.nan_to_num(nan=math.inf)
         accepted = error < 1
         factor = (0.9 * error ** (-1 / 5)).clamp(0.2, 10)

@@ -1,0 +1,85 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Batches of images: how stored pixels become pixel values, and the images of a dataset in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+
+
+def collate_images(items: dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The `collate_fn` for every dataset of this module: a batch that is ready passes, single items are stacked."""
+    if isinstance(items, dict):
+        return items
+    return {key: torch.stack([item[key] for item in items]) for key in items[0]}
+
+
+def to_pixel_values(
+    images: torch.Tensor, *, flip: bool = False, shift: int = 0, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Turns `uint8` images into float32 pixel values in [-1, 1], with optional random augmentation of each image.
+
+    Args:
+        images: `(B, C, H, W)`, `uint8`, on any device.
+        flip: mirror each image left to right with probability 1/2.
+        shift: move each image by a whole number of pixels drawn from `-shift..shift`, down and right independently;
+            the border pixels are repeated, so no background colour is assumed.
+        generator: source of all randomness. A CPU generator gives the same result whatever device the images are on.
+
+    Returns:
+        `(B, C, H, W)`, float32, on the device of `images`: 0 becomes -1, 255 becomes 1.
+
+    Raises:
+        ValueError: `images` is not a `uint8` batch, or `shift` is negative or not below the image size.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(f"`images` must be uint8 (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
+    (batch, _, height, width), device = images.shape, images.device
+    if not 0 <= shift < min(height, width):
+        raise ValueError(f"`shift` must be from 0 to below the image size {min(height, width)}, got {shift}")
+    draw_on = device if generator is None else generator.device
+    # Where each output pixel comes from, (B, H) and (B, W): flip and shift together are one gather of bytes.
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    if shift:
+        moves = torch.randint(-shift, shift + 1, (2, batch, 1), generator=generator, device=draw_on).to(device)
+        rows, columns = (rows - moves[0]).clamp(0, height - 1), (columns - moves[1]).clamp(0, width - 1)
+    if flip:
+        mirrored = torch.rand(batch, 1, generator=generator, device=draw_on).to(device) < 0.5
+        columns = torch.where(mirrored, width - 1 - columns, columns)
+    if flip or shift:
+        source = rows.expand(batch, -1)[:, :, None] * width + columns[:, None]
+        source = source.view(batch, 1, -1).expand(-1, images.shape[1], -1)
+        images = images.flatten(2).gather(2, source).view_as(images)
+    return images.float().div_(127.5).sub_(1.0)
+
+
+def image_batches(
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    process_index: int = 0,
+    num_processes: int = 1,
+) -> Iterator[dict[str, Tensor]]:
+    """Batches of (some of) a dataset for evaluation, each image once, the last batch as small as it is.
+
+    Args:
+        dataset: One of those in `data.images`.
+        batch_size: Images a batch.
+        limit: Take this many images, drawn by `seed`; of a stream, the first. None takes all.
+        seed: See `limit`.
+        process_index, num_processes: Take this process's share of them.
+    """
+    if isinstance(dataset, IterableDataset):
+        items = islice(iter(dataset), process_index, limit, num_processes)
+        while batch := list(islice(items, batch_size)):
+            yield collate_images(batch)
+    else:
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:limit]
+        share = Subset(dataset, order[process_index::num_processes].tolist())
+        yield from DataLoader(share, batch_size=batch_size, collate_fn=collate_images)

@@ -1,0 +1,220 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""The model of a training run: built for a dataset, fine-tuned onto other labels, its parts averaged and frozen."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import nn
+
+from ..configuration_lzn import LZNConfig
+from ..modeling_lzn import LZNModel
+from ..networks_backbone import backbone_arguments, load_backbone_weights
+from .arguments import CONFIG_FIELDS, near_names
+
+
+logger = logging.getLogger(__name__)
+
+# The decoder reads latent, one-hot label and time, joined, with this layer.
+LABEL_INPUT_LAYER = "decoder.condition_embedding.linear1.weight"
+# Fields of LZNConfig that are not set by hand, and what sets them.
+FIELDS_SET_ELSEWHERE = {
+    "image_size": "--image_size",
+    "num_channels": "--num_channels",
+    "num_labels": "the labels of the dataset",
+    "id2label": "the labels of the dataset",
+    "num_reference_anchors": "--num_reference_anchors",
+}
+
+
+def build_model(
+    overrides: Mapping[str, Any],
+    *,
+    image_size: int,
+    num_channels: int,
+    label_names: Sequence[str],
+    pretrained: str | None = None,
+    encoder: str | None = None,
+) -> LZNModel:
+    """Builds the model for a dataset, from random weights or from a saved one.
+
+    Args:
+        overrides: Fields of `LZNConfig`. With `pretrained` they replace those of the saved model.
+        image_size, num_channels: Shape of the images.
+        label_names: Names of the labels; empty for a model without labels.
+        pretrained: Folder or hub id of a saved model.
+        encoder: Folder or hub id of an image model of transformers that becomes the image encoder of a new model.
+
+    Raises:
+        OSError: if `pretrained` lacks a file.
+        ValueError: for an unknown or derived field, images of another shape than the saved model's, or a saved model
+            that does not fit its changed config.
+    """
+    for name in overrides:
+        if name in FIELDS_SET_ELSEWHERE:
+            raise ValueError(f"`config_overrides` cannot set `{name}`: it is set by {FIELDS_SET_ELSEWHERE[name]}.")
+        if name not in CONFIG_FIELDS:  # transformers would keep it and nobody would read it
+            raise ValueError(f"`config_overrides`: LZNConfig has no field `{name}`.{near_names(name, CONFIG_FIELDS)}")
+    id2label = dict(enumerate(label_names))
+    if pretrained is None:
+        overrides = dict(overrides)
+        if encoder is not None:
+            overrides |= {"encoder_type": "transformers", "encoder_backbone": backbone_arguments(encoder)}
+        config = LZNConfig(image_size=image_size, num_channels=num_channels, id2label=id2label, **overrides)
+        model = LZNModel(config)
+        if encoder is not None:
+            load_backbone_weights(model.encoder, encoder)
+        return model
+    if encoder is not None:
+        raise ValueError(
+            f"`encoder_name_or_path` {encoder} is for a new model, and `model_name_or_path` {pretrained} has its own encoder: pass one "
+            "of the two."
+        )
+
+    saved = LZNConfig.get_config_dict(pretrained)[0]
+    if not saved:
+        raise FileNotFoundError(f"`model_name_or_path` {pretrained} has no config.json.")
+    if saved.get("model_type") != LZNConfig.model_type:
+        raise ValueError(
+            f"`model_name_or_path` {pretrained} must be a saved LZNModel (model type 'lzn'), but is of type "
+            f"{saved.get('model_type')!r}."
+        )
+    config = LZNConfig.from_dict(saved)
+    if (config.image_size, config.num_channels) != (image_size, num_channels):
+        raise ValueError(
+            f"`model_name_or_path` {pretrained} takes images of {config.image_size} x {config.image_size} pixels with "
+            f"{config.num_channels} channels, but the dataset gives {image_size} x {image_size} with {num_channels}. "
+            f"Pass `--image_size {config.image_size} --num_channels {config.num_channels}` to have the dataset converted."
+        )
+    for name, value in overrides.items():
+        setattr(config, name, value)
+    config = LZNConfig(**config.to_dict())  # checks the changed values
+    model, info = LZNModel.from_pretrained(
+        pretrained, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    wrong = {
+        name: sorted(map(str, info[name]))[:3]
+        for name in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if info[name]
+    }
+    if wrong:
+        raise ValueError(f"`model_name_or_path` {pretrained} does not fit its config with `config_overrides`: {wrong}")
+    return with_labels(model, id2label)
+
+
+def with_labels(model: LZNModel, id2label: Mapping[int, str]) -> LZNModel:
+    """A copy of a model for (other) labels and without reference anchors, which are stale as soon as the weights move.
+
+    With the labels of the model, everything is kept. With others, the label anchors and the columns of the decoder
+    that read the label start afresh; all other weights are kept. Which of the two is logged.
+    """
+    config = LZNConfig(
+        **{**model.config.to_dict(), "num_reference_anchors": 0, "id2label": dict(id2label), "label2id": None}
+    )
+    old_labels, new_labels = dict(model.config.id2label), dict(config.id2label)
+    fresh = LZNModel(config)
+    weights = fresh.state_dict()
+    same_labels = old_labels == new_labels
+    for name, value in model.state_dict().items():
+        if name == "reference_anchors":
+            continue
+        if not same_labels and name == "label_anchors":
+            continue
+        if not same_labels and name == LABEL_INPUT_LAYER:
+            latent_dim = config.latent_dim
+            weights[name][:, :latent_dim] = value[:, :latent_dim]
+            weights[name][:, latent_dim + len(new_labels) :] = value[:, latent_dim + len(old_labels) :]
+        else:
+            weights[name] = value
+    fresh.load_state_dict(weights)
+    if same_labels:
+        logger.info(f"Kept all weights: the dataset has the model's {len(new_labels)} labels.")
+    else:
+        logger.info(
+            f"New label set ({len(old_labels)} labels before, {len(new_labels)} now): re-made `label_anchors` and the label "
+            f"columns of `{LABEL_INPUT_LAYER}`; kept all other weights."
+        )
+    return fresh
+
+
+def model_parts(model: LZNModel) -> dict[str, list[nn.Parameter]]:
+    """The parameters of each part that has its own learning rate and its own moving average."""
+    parts = {}
+    if model.encoder is not None:
+        parts["encoder"] = list(model.encoder.parameters())
+    if model.decoder is not None:
+        parts["decoder"] = list(model.decoder.parameters())
+    if model.label_anchors is not None:
+        parts["label_anchors"] = [model.label_anchors]
+    return parts
+
+
+def freeze_part(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, part: str) -> nn.Module:
+    """Stops the training of one part of a prepared model, for all processes.
+
+    DistributedDataParallel waits for the gradients of the parameters that it saw at its construction, so the model is
+    wrapped anew.
+
+    Returns:
+        The model to use from now on. The optimizer stays the same.
+    """
+    plain = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    for parameter in model_parts(plain)[part]:
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    logger.info(f"The {part} and its moving average are frozen from here on.")
+    if accelerator.num_processes == 1:
+        return model
+    accelerator.free_memory()  # the accelerator forgets the old wrapper, whose buckets are as large as the gradients
+    return accelerator.prepare(plain, optimizer)[0]
+
+
+class PartwiseEMA:
+    """A moving average of the weights, one a part, so that a part that is frozen keeps the average that it had.
+
+    (diffusers' `EMAModel` copies parameters that do not require gradients, which would replace the average by the raw
+    weights.)
+
+    Args:
+        parts: Parameters by the name of the part; they must already be on their device.
+        decay: The n-th update moves by 1 - min(decay, (1 + n) / (10 + n)) towards the weights.
+    """
+
+    def __init__(self, parts: Mapping[str, Sequence[nn.Parameter]], decay: float):
+        self.parts = dict(parts)
+        # update_after_step=-1 gives the published rule exactly; the default is late by one update.
+        self.averages = {
+            name: EMAModel(parameters, decay=decay, update_after_step=-1, foreach=True)
+            for name, parameters in self.parts.items()
+        }
+
+    def step(self) -> None:
+        """Updates the averages of the parts that are being trained."""
+        for name, parameters in self.parts.items():
+            if any(parameter.requires_grad for parameter in parameters):
+                self.averages[name].step(parameters)
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Inside this context the model has the averaged weights; afterwards it has its own again, to the bit."""
+        for name, parameters in self.parts.items():
+            self.averages[name].store(parameters)
+            self.averages[name].copy_to(parameters)
+        try:
+            yield
+        finally:
+            for name, parameters in self.parts.items():
+                self.averages[name].restore(parameters)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: average.state_dict() for name, average in self.averages.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, average in self.averages.items():
+            average.load_state_dict(state[name])

@@ -1,0 +1,176 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Grids, comparisons and strips of images. Every function returns a PIL image.
+
+`matplotlib` and `scipy` are imported where they are used, and nothing needs a screen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+
+# Petroff (arXiv 2107.02270): ten colours that people with colour-vision deficiencies can tell apart.
+PALETTE = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+GAP = 2  # pixels between the cells of a grid
+
+
+# Grids ---------------------------------------------------------------------------------------------------------------
+
+
+def image_grid(
+    images: Sequence[Image.Image] | Tensor,
+    columns: int,
+    *,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    min_cell_size: int = 32,
+) -> Image.Image:
+    """Puts images of one size side by side, row by row, on white with thin gaps.
+
+    Args:
+        images (list of PIL images, or `Tensor` of shape `(N, C, H, W)` with C 1 or 3): tensors are `uint8`, or
+            floating point in [-1, 1] (what lies beyond is clipped). A last row that is not full ends in white.
+        columns (`int`): images in a row.
+        row_labels (list of `str`, *optional*): text to the left of each row.
+        column_labels (list of `str`, *optional*): text above each column; what is wider than a column is set smaller.
+        min_cell_size (`int`, *optional*, defaults to 32): smaller images are enlarged by a whole factor, without
+            smoothing, until their shorter side has this many pixels.
+
+    Returns:
+        `PIL.Image.Image`: mode L if all images are grey and RGB otherwise.
+
+    Raises:
+        ValueError: if there are no images, their sizes differ, the tensor is none of the above or has NaN, or the
+            number of `row_labels` or `column_labels` is not that of the rows or columns.
+    """
+    for name, value in (("columns", columns), ("min_cell_size", min_cell_size)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    cells = _to_pil(images) if isinstance(images, Tensor) else list(images)
+    if not cells:
+        raise ValueError("`images` must hold at least one image, got none.")
+    sizes = sorted({cell.size for cell in cells})
+    if len(sizes) > 1:
+        raise ValueError(f"`images` must all have one size, got {', '.join(f'{w}x{h}' for w, h in sizes)}.")
+    rows = math.ceil(len(cells) / columns)
+    if row_labels is not None and len(row_labels) != rows:
+        raise ValueError(f"`row_labels` must hold one text for each of the {rows} rows, got {len(row_labels)}.")
+    if column_labels is not None and len(column_labels) != columns:
+        raise ValueError(
+            f"`column_labels` must hold one text for each of the {columns} columns, got {len(column_labels)}."
+        )
+
+    factor = math.ceil(min_cell_size / min(sizes[0])) if min(sizes[0]) < min_cell_size else 1
+    width, height = (side * factor for side in sizes[0])
+    mode = "L" if all(cell.mode == "L" for cell in cells) else "RGB"
+    font = ImageFont.load_default(max(10, min(height // 2, 24)))
+    left = 0 if row_labels is None else 4 * GAP + math.ceil(max(font.getlength(str(text)) for text in row_labels))
+    top, small = 0, font
+    if column_labels is not None:
+        widest = max(font.getlength(str(text)) for text in column_labels)
+        small = ImageFont.load_default(max(6, font.size * min(1, width / max(widest, 1))))
+        top = math.ceil(small.size) + 2 * GAP
+    size = (left + GAP + columns * (width + GAP), top + GAP + rows * (height + GAP))
+    grid = Image.new(mode, size, "white")
+    for number, cell in enumerate(cells):
+        row, column = divmod(number, columns)
+        cell = cell.convert(mode).resize((width, height), Image.Resampling.NEAREST)
+        grid.paste(cell, (left + GAP + column * (width + GAP), top + GAP + row * (height + GAP)))
+    draw = ImageDraw.Draw(grid)
+    for row, text in enumerate(row_labels or ()):
+        middle = top + GAP + row * (height + GAP) + height // 2
+        draw.text((left - 2 * GAP, middle), str(text), fill="black", font=font, anchor="rm")
+    for column, text in enumerate(column_labels or ()):
+        middle = left + GAP + column * (width + GAP) + width // 2
+        draw.text((middle, top // 2 + GAP // 2), str(text), fill="black", font=small, anchor="mm")
+    return grid
+
+
+def comparison_grid(
+    images_by_name: Mapping[str, Sequence[Image.Image] | Tensor], columns: int = 10, *, min_cell_size: int = 32
+) -> Image.Image:
+    """A grid with what belongs together in one column: `{"original": ..., "reconstruction": ...}` makes pairs of rows.
+
+    Args:
+        images_by_name (`dict` of `str` to images): as many images under each name, see [`image_grid`]; names are
+            written to the left.
+        columns (`int`, *optional*, defaults to 10): images in a row.
+        min_cell_size (`int`, *optional*, defaults to 32): see [`image_grid`].
+
+    Raises:
+        ValueError: as [`image_grid`], and if the numbers of images differ.
+    """
+    if columns < 1:
+        raise ValueError(f"`columns` must be at least 1, got {columns}.")
+    stacks = {k: _to_pil(v) if isinstance(v, Tensor) else list(v) for k, v in images_by_name.items()}
+    counts = {name: len(stack) for name, stack in stacks.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise ValueError(f"`images_by_name` must hold as many images under each name, at least one, got {counts}.")
+    length = next(iter(counts.values()))
+    cells, row_labels = [], []
+    for start in range(0, length, columns):
+        for name, stack in stacks.items():
+            row = stack[start : start + columns]
+            blank = Image.new(row[0].mode, row[0].size, "white")
+            cells += row + [blank] * (columns - len(row))
+            row_labels.append(name)
+    return image_grid(cells, columns, row_labels=row_labels, min_cell_size=min_cell_size)
+
+
+def trajectory_strip(
+    trajectory: Tensor, times: Sequence[float], columns: int = 11, *, min_cell_size: int = 32
+) -> Image.Image:
+    """How images come out of noise: a row an image, from left to right the samples at (some of) the times of the flow.
+
+    Args:
+        trajectory (`Tensor` of shape `(S, B, C, H, W)`): of a pipeline called with `return_trajectory=True`.
+        times (list of S `float`): its times, which are written above the columns.
+        columns (`int`, *optional*, defaults to 11): samples of each image, at least 2: the first, the last, and those next to
+            equal distances between; all of them if there are no more.
+        min_cell_size (`int`, *optional*, defaults to 32): see [`image_grid`].
+
+    Raises:
+        ValueError: as [`image_grid`], and if there are not as many times as samples.
+    """
+    if columns < 2:
+        raise ValueError(f"`columns` must be at least 2, got {columns}.")
+    if trajectory.ndim != 5 or len(trajectory) < 2:
+        raise ValueError(f"`trajectory` must be (S, B, C, H, W) with S at least 2, got {tuple(trajectory.shape)}.")
+    if len(times) != len(trajectory):
+        raise ValueError(f"`times` must hold one time for each of the {len(trajectory)} samples, got {len(times)}.")
+    wanted = torch.linspace(0, len(times) - 1, min(columns, len(times)), dtype=torch.float64)
+    shown = wanted.round().long().tolist()
+    images = trajectory[shown].transpose(0, 1).flatten(0, 1)
+    texts = [f"{times[step]:.2f}".rstrip("0").rstrip(".") for step in shown]
+    return image_grid(images, len(shown), column_labels=texts, min_cell_size=min_cell_size)
+
+
+def _to_pil(images: Tensor) -> list[Image.Image]:
+    if (
+        images.ndim != 4
+        or images.shape[1] not in (1, 3)
+        or not (images.dtype == torch.uint8 or images.is_floating_point())
+    ):
+        raise ValueError(
+            "`images` must be a uint8 or floating point tensor (N, C, H, W) with 1 or 3 channels, "
+            f"got {images.dtype} of shape {tuple(images.shape)}."
+        )
+    if images.is_floating_point():
+        if not torch.isfinite(images).all():
+            raise ValueError("`images` must be finite, got NaN or infinite values.")
+        images = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array) for array in arrays]
+
+
+# Zones ---------------------------------------------------------------------------------------------------------------
+
+
+__all__ = ["PALETTE", "comparison_grid", "image_grid", "trajectory_strip"]

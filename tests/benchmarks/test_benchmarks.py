@@ -1,0 +1,258 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""`benchmarks/`: each script runs and writes its results; timing, rows and the tables of the README."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT
+from helpers.pipelines import make_pipeline
+from safetensors.torch import save_file
+
+
+BENCHMARKS = ROOT / "benchmarks"
+# Sizes that take seconds.
+TINY = {
+    "latent_zones": "--rows 6 --anchors 8 --large_rows 4 --large_anchors 9 --latent_dim 3 --steps 2 --repeats 1",
+    "solvers": "--rows 6 --max_anchors 10 --reference 8",
+    "networks": "--decoders cifar10 --cifar10_batch 1 --base_channels 16 --repeats 1",
+    "sampling": "--images 4 --evaluations 2 4 --tolerances 0.1 --reference_steps 8 --steps 2 --batch_sizes 2 --repeats 1",
+    "training_step": "--preset digits --batch 4 --repeats 1",
+    "data_loading": "--images 32 --batch 8 --batches 2 --image_size 8 --repeats 1",
+    "metrics": "--samples 60 --features 8 --plain_samples 40 --labels 5 --repeats 1",
+    "views": "--channels 3 --image_size 32 --batch 8 --repeats 1",
+}
+
+
+@pytest.fixture
+def common(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("common")
+
+
+@pytest.fixture
+def render_table(common):
+    return importlib.import_module("render_table")
+
+
+def run(script: str, *arguments: str) -> str:
+    command = [sys.executable, str(BENCHMARKS / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# ---------------------------------------------------------------- scripts
+
+
+def test_every_script_has_tiny_sizes_a_title_and_its_turn_in_make_bench(render_table):
+    scripts = {path.stem for path in BENCHMARKS.glob("*.py")} - {"common", "render_table"}
+    makefile = (BENCHMARKS.parent / "Makefile").read_text()
+    listed = re.search(r"^BENCHMARKS := (.*)$", makefile, flags=re.MULTILINE)[1].split()
+    assert set(TINY) == scripts and scripts <= set(render_table.BENCHMARKS) == set(listed)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_script_writes_results_that_can_be_rendered(tmp_path: Path, render_table, name: str):
+    output = tmp_path / f"{name}.json"
+    printed = run(f"{name}.py", *TINY[name].split(), "--output", str(output))
+    report = json.loads(output.read_text())
+    assert set(report) == {"machine", "versions", "threads", "seed", "settings", "results"}
+    assert report["threads"] == 1 and report["seed"] == 0 and report["settings"]["repeats"] == 1
+    assert {"processor", "cores", "memory_gib", "system", "gpu"} == set(report["machine"])
+    assert report["versions"]["torch"] == torch.__version__
+    assert any(result["ratio"] is not None for result in report["results"])
+    for result in report["results"]:
+        assert {"name", "value", "unit", "baseline", "ratio"} <= set(result)
+        assert math.isfinite(result["value"]) and result["name"] in printed
+        if result["ratio"] is not None:
+            assert 0 < result["ratio"] < math.inf
+    tables = render_table.render_report(output)
+    for result in report["results"]:
+        assert (f"| {result['name']} " in tables) != result.get("detail", False)
+
+
+def test_errors_of_a_decoder_fall_with_the_evaluations(common):
+    sampling = importlib.import_module("sampling")
+    args = argparse.Namespace(evaluations=[4, 32], tolerances=[1e-4], reference_steps=250)
+    noise = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        rows = sampling.error_rows(*sampling.decoder_flow(make_pipeline(), 3), noise, args)
+    errors = {(row["name"], row.get("column")): row["value"] for row in rows}
+    solvers = [name for name, column in errors if column == "4 evaluations"]
+    assert len(solvers) == 7
+    for name in solvers:
+        assert errors[name, "32 evaluations"] < 0.5 * errors[name, "4 evaluations"]
+    assert errors["FlowMatchEuler", "4 evaluations"] == pytest.approx(
+        errors['solver="euler"', "4 evaluations"], rel=1e-3
+    )
+    assert rows[-1]["name"].startswith('solver="rk45"') and rows[-1]["value"] < 0.02
+
+
+# ---------------------------------------------------------------- common
+
+
+def test_quick_changes_defaults_and_the_place_of_the_results_only(common):
+    def parse(*argv: str):
+        parser = common.benchmark_parser("doc", "networks")
+        parser.add_argument("--batch", type=int, default=8)
+        return common.parse(parser, {"batch": 2, "repeats": 1}, argv)
+
+    full, quick = parse(), parse("--quick")
+    assert (full.batch, full.repeats, full.output) == (8, 5, common.ROOT / "benchmarks/results/networks.json")
+    assert (quick.batch, quick.repeats, quick.output) == (2, 1, common.ROOT / "outputs/bench/networks.json")
+    given = parse("--quick", "--batch", "3", "--output", "x.json")
+    assert (given.batch, given.repeats, given.output) == (3, 1, Path("x.json"))
+    with pytest.raises(SystemExit):
+        parse("--repeats", "0")
+
+
+def test_median_times_are_interleaved_and_leave_the_warm_up_out(common):
+    calls, now = [], [0.0]
+    durations = {"a": iter([100.0, 1.0, 9.0, 2.0]), "b": iter([100.0, 4.0, 4.0, 8.0])}
+
+    def function(name: str):
+        def call() -> None:
+            calls.append(name)
+            now[0] += next(durations[name])
+
+        return call
+
+    times = common.median_times({name: function(name) for name in "ab"}, 3, clock=lambda: now[0])
+    assert times == {"a": 2.0, "b": 4.0}
+    assert "".join(calls) == "abababab"
+
+
+def test_peak_memory_is_that_of_the_fresh_process(tmp_path: Path):
+    """A parent process that has had 200 MiB, as on Linux `ru_maxrss` would hand on, and a child that takes 64 MiB."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(BENCHMARKS)!r})\n"
+        "from common import peak_memory, print_peak_memory\n"
+        "if 'child' in sys.argv:\n"
+        "    print_peak_memory(lambda: bytearray(b'x') * (64 * 2**20))\n"
+        "else:\n"
+        "    large = bytearray(b'x') * (200 * 2**20)\n"
+        "    print(peak_memory(['child']))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert 60 * 2**20 < int(done.stdout) < 80 * 2**20
+
+
+def test_a_child_that_fails_says_why(common, monkeypatch, tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text("raise SystemExit('no such form')")
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    with pytest.raises(RuntimeError, match="no such form"):
+        common.peak_memory(["--memory_of", "x"])
+
+
+def test_ratio_says_how_many_times_better(common):
+    assert common.row("time", 2.0, "s", baseline=6.0)["ratio"] == 3.0
+    assert common.row("rate", 6.0, "images/s", baseline=2.0)["ratio"] == 3.0
+    assert common.row("alone", 2.0, "s")["ratio"] is None
+    assert "target" not in common.row("alone", 2.0, "s")
+
+
+@pytest.mark.parametrize(
+    ("target", "met"),
+    [("<= 2", True), ("<= 1.9", False), (">= 1e3", False), (">= 3x", True), (">= 3.1x", False), (None, None)],
+)
+def test_target_is_compared_to_the_value_or_with_x_to_the_ratio(common, target, met):
+    assert common.target_met(common.row("time", 2.0, "s", baseline=6.0, target=target)) is met
+
+
+def test_target_with_thousands(common):
+    assert common.target_met(common.row("rate", 99_999.0, "images/s", target=">= 100,000")) is False
+
+
+# ---------------------------------------------------------------- tables
+
+
+def write_report(common, path: Path) -> None:
+    rows = [
+        common.row("forward", 0.25, "s", baseline=0.5, target="<= 0.27"),
+        common.row("a | b", 12345.0, "images/s"),
+        common.row("hidden", 1.0, "s", detail=True),
+        common.row("UniPC", 0.5, "rms", column="10 evaluations"),
+        common.row("UniPC", 0.25, "rms", column="20 evaluations"),
+        common.row("Euler", 0.75, "rms", column="20 evaluations"),
+    ]
+    common.write_results(path, {"seed": 3, "quick": False, "device": "cpu", "output": path}, rows)
+
+
+def test_tables_show_what_was_written(common, render_table, tmp_path: Path):
+    write_report(common, tmp_path / "networks_small.json")
+    lines = render_table.render_folder(tmp_path).splitlines()
+    assert lines[0].startswith("**Networks**, `python benchmarks/networks.py`: ") and lines[0].endswith("seed 3")
+    assert lines[1:] == [
+        "",
+        "|  | 10 evaluations | 20 evaluations |",
+        "|---|---|---|",
+        "| UniPC (rms) | 0.5 | 0.25 |",
+        "| Euler (rms) |  | 0.75 |",
+        "",
+        "|  | lzn_hf | baseline: plain form | better by | target |",
+        "|---|---|---|---|---|",
+        "| forward | 0.25 s | 0.5 | 2x | <= 0.27 met |",
+        "| a \\| b | 12,345 images/s |  |  |  |",
+    ]
+
+
+def test_only_what_is_between_the_markers_is_replaced(common, tmp_path: Path):
+    results, readme = tmp_path / "results", tmp_path / "README.md"
+    write_report(common, results / "networks.json")
+    before, after = (
+        "# Title\n\nTables stand after a line <!-- benchmarks -->\n\n",
+        "\n## Cite\n\nno newline at the end",
+    )
+    readme.write_text(f"{before}<!-- benchmarks -->\nold numbers\n<!-- /benchmarks -->\n{after}")
+    for _ in range(2):  # the second time changes nothing
+        run("render_table.py", "--results", str(results), "--readme", str(readme))
+        text = readme.read_text()
+        assert text.startswith(f"{before}<!-- benchmarks -->\n**Networks**")
+        assert text.endswith(f"| a \\| b | 12,345 images/s |  |  |  |\n<!-- /benchmarks -->\n{after}")
+        assert "old numbers" not in text
+
+
+@pytest.mark.parametrize("text", ["", "<!-- benchmarks -->\n", "<!-- /benchmarks -->\n<!-- benchmarks -->\n"])
+def test_readme_without_markers_is_refused(render_table, text: str):
+    with pytest.raises(ValueError, match="must have a line"):
+        render_table.replace_between_markers(text, "table")
+
+
+def test_results_of_no_benchmark_or_of_another_form_are_refused(render_table, tmp_path: Path):
+    with pytest.raises(ValueError, match="has no results"):
+        render_table.render_folder(tmp_path)
+    (tmp_path / "networks.json").write_text("{}")
+    with pytest.raises(ValueError, match='has no list "results"'):
+        render_table.render_folder(tmp_path)
+    (tmp_path / "networks.json").rename(tmp_path / "other.json")
+    with pytest.raises(ValueError, match="named after no benchmark"):
+        render_table.render_folder(tmp_path)
+
+
+def test_solvers_measure_the_anchors_of_a_file(tmp_path):
+    anchors = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    save_file({"anchors": anchors}, tmp_path / "mine.safetensors")
+    output = tmp_path / "solvers.json"
+    run(
+        "solvers.py",
+        "--anchors",
+        str(tmp_path / "mine.safetensors"),
+        *TINY["solvers"].split(),
+        "--output",
+        str(output),
+    )
+    names = [result["name"] for result in json.loads(output.read_text())["results"]]
+    assert names and all(name.startswith("mine: 12 anchors, 3 dimensions") for name in names)

@@ -1,0 +1,102 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""A card says what its model is and does: no more, no less. (The scripts' tests run its snippets.)"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from huggingface_hub import ModelCard
+from test_modeling_lzn import tiny_config
+
+from lzn_hf.evaluation.cards import make_model_card
+from lzn_hf.training.arguments import DataArguments, RunArguments, resolve_settings
+
+
+KINDS = {
+    "joint": {"num_labels": 2, "id2label": {0: "cat", 1: "dog"}},
+    "unconditional": {"num_labels": 0},
+    "rectified flow": {"num_labels": 0, "encoder_type": None},
+    "representation": {"num_labels": 0, "decoder_type": None},
+}
+# What a card of each kind says, of all of this.
+SAYS = {
+    "pipe.classify": {"joint"},
+    "pipe.embed": {"joint", "unconditional"},
+    "pipe.reconstruct": {"joint", "unconditional", "rectified flow"},
+    "LZNPipeline": {"joint", "unconditional", "rectified flow"},
+    'label="cat"': {"joint"},
+    'pipeline("image-classification"': {"joint"},
+    'pipeline("image-feature-extraction"': {"joint", "unconditional", "representation"},
+    "AutoModel.from_pretrained": {"joint", "unconditional", "representation"},
+    "samples.png": {"joint", "unconditional", "rectified flow"},
+    "6 latent dimensions": {"joint", "unconditional", "representation"},
+    "classifies images": {"joint"},
+    "without labels": {"unconditional", "representation"},
+    "as a baseline": {"rectified flow"},
+}
+TASKS = {
+    "joint": "image-classification",
+    "unconditional": "unconditional-image-generation",
+    "rectified flow": "unconditional-image-generation",
+    "representation": "image-feature-extraction",
+}
+
+
+def make_card(config, tmp_path, **changes) -> ModelCard:
+    options = {
+        "model_id": "me/lzn-toys",
+        "dataset": "toys",
+        "metrics": {"validation_accuracy": 0.98765},
+        "settings": resolve_settings(config, data=DataArguments(max_shift=3), training=RunArguments(seed=77)),
+        "parameters": 1234,
+        "hub_dataset": "me/toys",
+    }
+    make_model_card(config, **(options | changes)).save(tmp_path / "README.md")
+    return ModelCard.load(tmp_path / "README.md")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_card_says_what_its_kind_of_model_does(kind, tmp_path):
+    card = make_card(tiny_config(**KINDS[kind]), tmp_path)
+    for text, kinds in SAYS.items():
+        assert (text in card.text) == (kind in kinds), text
+    assert card.data.pipeline_tag == TASKS[kind]
+    generates = "image-generation" in card.data.tags
+    embeds = "image-feature-extraction" in card.data.tags
+    assert generates == (kind != "representation") and embeds == (kind != "rectified flow")
+    assert "latent-zoning-network" in card.data.tags
+    for text in ("trained on toys", "Grey images of 8 x 8 pixels", "1,234\nparameters"):
+        assert text in card.text, text
+    assert "{" not in re.sub(r"```.*?```", "", card.text, flags=re.DOTALL)  # nothing left to fill in
+    for snippet in re.findall(r"```py\n(.*?)```", card.text, re.DOTALL):
+        compile(snippet, kind, "exec")
+        assert "me/lzn-toys" in snippet
+
+
+def test_the_metadata_are_valid_for_the_hub(tmp_path):
+    card = make_card(tiny_config(**KINDS["joint"]), tmp_path)
+    assert (card.data.library_name, card.data.license, card.data.model_name) == ("lzn_hf", "apache-2.0", "lzn-toys")
+    assert card.data.datasets == ["me/toys"]
+    [result] = card.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.9877, "toys")
+    assert "- validation accuracy: 0.9877" in card.text
+
+
+def test_settings_that_are_set_are_listed(tmp_path):
+    card = make_card(tiny_config(), tmp_path)
+    assert "| max_shift | `3` |" in card.text and "| seed | `77` |" in card.text
+    assert "validation_split" not in card.text  # not set
+    assert "logging_steps" not in card.text  # of no importance
+    views = make_card(
+        tiny_config(), tmp_path, settings={"representation": {"method": "moco"}, "views": {"flip": 0.25}}
+    )
+    assert '| method | `"moco"` |' in views.text and "| flip | `0.25` |" in views.text
+
+
+def test_what_there_is_not_is_not_claimed(tmp_path):
+    card = make_card(tiny_config(num_channels=3), tmp_path, metrics={}, hub_dataset=None)
+    assert card.data.eval_results is None and card.data.datasets is None
+    assert "There was no validation data." in card.text and "Colour images" in card.text
+    assert "reference" not in card.text and "training images, among" not in card.text
+    assert "anchors of 9 training images" in make_card(tiny_config(num_reference_anchors=9), tmp_path).text

@@ -1,0 +1,98 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""A model and data so small that a training step takes no time, for the tests of the training scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
+from torch.utils.data import IterableDataset
+
+from lzn_hf import LZNModel
+from lzn_hf.data.images import TensorImageDataset
+from lzn_hf.training.models import build_model
+
+
+TINY = json.loads(Path(__file__).with_name("toy_preset.json").read_text())["model"]
+SHAPE = {"image_size": 8, "num_channels": 1}
+
+
+def tiny_model(labels=("a", "b", "c"), **overrides) -> LZNModel:
+    return build_model({**TINY, **overrides}, **SHAPE, label_names=labels)
+
+
+def toy_images(count: int, num_labels: int = 3) -> TensorImageDataset:
+    generator = torch.Generator().manual_seed(1)
+    pixel_values = torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    return TensorImageDataset(pixel_values, torch.arange(count) % num_labels)
+
+
+class ToyStream(IterableDataset):
+    """Labels 0..count-1, shuffled anew for each epoch, as streamed datasets are."""
+
+    def __init__(self, count: int):
+        self.count, self.epoch = count, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.epoch))
+        for index in order.tolist():
+            yield {"pixel_values": torch.full((1, 8, 8), index, dtype=torch.uint8), "labels": torch.tensor(index)}
+
+
+def write_image_folder(folder: Path) -> Path:
+    """18 grey training and 9 test images of noise, with the labels cat, dog and eel."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        for label in ("cat", "dog", "eel"):
+            (folder / split / label).mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / split / label / f"{i}.png")
+    return folder
+
+
+def new_accelerator() -> Accelerator:
+    """An accelerator that knows nothing of those before it."""
+    forget_accelerators()
+    return Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=3))
+
+
+def forget_accelerators() -> None:
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(name="accelerator")
+def accelerator_fixture() -> Iterator[Accelerator]:
+    yield new_accelerator()
+    forget_accelerators()
+
+
+def launch(*command: str | Path, timeout: float = 240) -> str:
+    """Runs `python -m command` as users do; its standard error. Nothing that it started outlives this call."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    pipes: dict = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    run = subprocess.Popen(
+        [sys.executable, "-m", *map(str, command)], env=environment, start_new_session=True, **pipes
+    )
+    try:
+        _, stderr = run.communicate(timeout=timeout)
+    except BaseException:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+        raise
+    assert run.returncode == 0, stderr
+    return stderr
