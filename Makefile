@@ -3,7 +3,7 @@
 #            PYTEST_ARGS="-k pipeline"         WORKERS=4 (test processes)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow bench quality style clean
+.PHONY: help setup demo test test-slow coverage bench quality style clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -29,18 +29,28 @@ test: setup  ## run the tests; report in outputs/test
 test-slow: setup  ## run the tests that take minutes; report in outputs/test
 	$(PYTEST) --junitxml=outputs/test/report_slow.xml -m slow -o faulthandler_timeout=3600 $(PYTEST_ARGS)
 
-bench: setup  ## run the benchmarks with small sizes (results in outputs/bench), then write the README's tables from benchmarks/results
+# The scripts that tests launch write their data beside COVERAGE_FILE, wherever they run.
+coverage: export COVERAGE_FILE := $(CURDIR)/outputs/coverage/data
+coverage: setup  ## run the tests and measure which lines of the package they reach; report in outputs/coverage
+	$(PYTEST) --cov --cov-report= --cov-report=html:outputs/coverage/html $(PYTEST_ARGS)
+	$(RUN) -m coverage report --show-missing > outputs/coverage/report.txt
+	@tail -n 1 outputs/coverage/report.txt
+
+bench: setup  ## run the benchmarks with small sizes (results in outputs/bench), then write the tables of docs/benchmarks.md from benchmarks/results
 	@set -e; for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py --quick"; $(RUN) benchmarks/$$name.py --quick; done
 	@$(RUN) benchmarks/render_table.py
 
-quality: setup  ## check style
+quality: setup  ## check style, types, the direction of imports, and docstrings against signatures
 	$(RUN) -m ruff check $(CHECK_DIRS)
 	$(RUN) -m ruff format --check $(CHECK_DIRS)
+	$(RUN) -m mypy
+	$(RUN) utils/check_arrows.py
+	$(RUN) utils/check_docstrings.py
 
 style: setup  ## fix style
 	$(RUN) -m ruff check --fix $(CHECK_DIRS)
 	$(RUN) -m ruff format $(CHECK_DIRS)
 
 clean:  ## remove the environment and all caches (outputs/ stays)
-	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find $(CHECK_DIRS) -name __pycache__ -type d -prune -exec rm -rf {} +
