@@ -1,0 +1,180 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""The documentation says what the repository has: files, headings, scripts, flags, modules, names, numbers; and its snippets run."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import ROOT
+from helpers.pipelines import make_pipeline
+
+import lzn_hf
+
+
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md"]
+PAGES += sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
+FOLDERS = ("", "src/lzn_hf", "examples", "utils", "benchmarks", "docs")  # that a page may leave out of a path
+# Flags of pip, accelerate and torchrun in running text.
+OTHER_FLAGS = {
+    "cpu",
+    "help",
+    "multi_gpu",
+    "num_cpu_threads_per_process",
+    "num_machines",
+    "num_processes",
+    "nproc_per_node",
+}
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", read(page), flags=re.MULTILINE | re.DOTALL)
+
+
+def prose(page: str) -> str:
+    return re.sub(r"^```.*?^```$", "", read(page), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", prose(path.relative_to(ROOT).as_posix()), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(page: str) -> Iterator[list[str]]:
+    """The words of each command in the shell blocks and in the text of a page, without comments."""
+    texts = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    texts += re.findall(r"`((?:python|accelerate launch|torchrun) [^`]+)`", prose(page))
+    for text in texts:
+        for command in text.split("&&"):
+            if words := shlex.split(command, comments=True):
+                yield words
+
+
+@functools.cache
+def flags_of(path: Path) -> frozenset[str]:
+    """The flags of a script: its `add_argument` calls, and the fields of `...Arguments` classes, also those that it imports."""
+    flags: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "add_argument":
+            flags |= {one.value[2:] for one in node.args if isinstance(one, ast.Constant) and one.value[:2] == "--"}
+        elif isinstance(node, ast.ClassDef) and node.name.endswith("Arguments"):
+            own = (one for one in node.body if isinstance(one, ast.AnnAssign) and "init=False" not in ast.unparse(one))
+            flags |= {one.target.id for one in own}
+        elif isinstance(node, ast.ImportFrom):
+            parts = (node.module or "").split(".")
+            relative = (
+                ROOT / "src" if parts[0] == "lzn_hf" else path.parents[node.level - 1] if node.level else path.parent
+            )
+            imported = relative.joinpath(*parts).with_suffix(".py")
+            if imported.is_file() and imported != path:
+                flags |= flags_of(imported)
+    return frozenset(flags)
+
+
+SCRIPTS = sorted(path for folder in ("examples", "utils", "benchmarks") for path in (ROOT / folder).glob("*.py"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_resolve(page):
+    for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
+        if not target.startswith(("https://", "http://")):
+            name, _, anchor = target.partition("#")
+            path = (ROOT / page).parent / name if name else ROOT / page
+            assert path.exists(), target
+            assert not anchor or anchor in anchors(path.resolve()), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_name_scripts_and_flags_that_exist(page):
+    for words in commands(page):
+        scripts = [number for number, word in enumerate(words) if word.endswith(".py")]
+        assert scripts or not {"python", "torchrun", "accelerate"} & set(words[:2]), words
+        for number in scripts:
+            script = ROOT / words[number]
+            assert script.is_file(), words
+            flags = {word[2:] for word in words[number + 1 :] if word.startswith("--")} - {"help"}
+            assert flags <= flags_of(script), f"{words[number]} has no {sorted(flags - flags_of(script))}"
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:.*##", read("Makefile"), flags=re.MULTILINE), words
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
+def test_flags_and_files_in_the_text_exist(page):
+    known = OTHER_FLAGS.union(*map(flags_of, SCRIPTS))
+    for code in re.findall(r"`([^`\n]+)`", prose(page)):
+        for flag in re.findall(r"(?<![\w-])--(\w+)", code):
+            assert flag in known, f"no script has --{flag}"
+        if re.fullmatch(r"[\w./]+\.(py|cfg|toml|cff)", code):
+            assert any((ROOT / folder / code).is_file() for folder in FOLDERS), f"there is no {code}"
+
+
+def test_architecture_names_every_module():
+    text = read("docs/architecture.md")
+    modules = (
+        path.relative_to(ROOT / "src" / "lzn_hf").as_posix() for path in (ROOT / "src" / "lzn_hf").rglob("*.py")
+    )
+    missing = [name for name in modules if not name.endswith("__init__.py") and f"`{name}`" not in text]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks_compile_and_import_what_exists(page):
+    for block in blocks(page, "py"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quick_tour.md"])
+def test_snippets_run_one_after_the_other(page, tmp_path, monkeypatch):
+    pipe = make_pipeline(names=list("0123456789"))
+    with torch.no_grad():  # of a random velocity, the adaptive solver would take thousands of steps
+        for parameter in pipe.model.decoder.parameters():
+            parameter.zero_()
+    pipe.save_pretrained(tmp_path / "outputs" / "demo" / "model")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks(page, "py"):
+        exec(compile(block, page, "exec"), names)
+    assert names["embedding"].shape[0] == 1
+
+
+def test_readme_is_short():
+    assert len(read("README.md").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("data", ["digits", "fashion"])
+def test_tables_of_comparisons_are_those_of_the_results(data):
+    text = read("docs/evaluation.md")
+
+    def rows(kind: str) -> list[dict]:
+        return json.loads(read(f"docs/results/compare_{kind}_{data}.json"))["summary"]
+
+    for row in rows("generation"):
+        values = [value for value in row.values() if isinstance(value, list)]
+        assert " | ".join(f"{mean:.3g} ± {deviation:.1g}" for mean, deviation in values) in text
+    for row in rows("representations"):
+        for measure in ("linear", "knn"):
+            assert f"{100 * row[measure]:.2f} % ± {100 * row[f'{measure}_deviation']:.2f}" in text
+
+
+def test_citation_has_the_version_of_the_package():
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert citation["version"] == lzn_hf.__version__
+    assert [author["name"] for author in citation["authors"]] == ["The lzn_hf authors"]
+    assert citation["preferred-citation"]["title"] in read("README.md")
