@@ -9,14 +9,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.flows import MEAN, STD, gaussian_velocity
+from helpers.flows import MEAN, STD, column, gaussian_velocity
 from scipy.integrate import solve_ivp
 
 from lzn_hf.rk45_lzn import integrate_rk45, rk45_step
-
-
-def column(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return t.view(-1, *[1] * (x.ndim - 1))
 
 
 VELOCITIES = {

@@ -234,7 +234,7 @@ class GenerationPipeline(FlatFolderPipeline):
             # 3. Noise: from the images against the velocity of the decoder.
             chunks = self._chunks(flow, pixel_values, latents, self._zone_labels(latents), batch_size)
             noise = torch.cat([flow.to_noise(velocity_fn, x) for velocity_fn, x in chunks])
-        return LZNInversion(latents=None if latents is None else latents.cpu(), noise=noise.cpu())
+        return LZNInversion(latents=None if latents is None else latents.float().cpu(), noise=noise.cpu())
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

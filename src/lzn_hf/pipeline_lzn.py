@@ -38,7 +38,7 @@ class LZNPipeline(GenerationPipeline):
     sampled with 1e-3.
 
     A call changes neither the pipeline nor its scheduler: threads may share a pipeline whose model is in eval mode. For a few calls
-    with another scheduler, build a second pipeline around the same model, which takes less than a millisecond:
+    with another scheduler, build a second pipeline around the same model, which takes about a millisecond:
     `LZNPipeline(**{**pipe.components, "scheduler": scheduler})`.
 
     Args:

@@ -14,3 +14,8 @@ def gaussian_velocity(x: torch.Tensor, t: float) -> torch.Tensor:
     variance = (t * STD) ** 2 + (1 - t) ** 2
     residual = (x - t * MEAN) / variance
     return MEAN + t * STD**2 * residual - (1 - t) * residual
+
+
+def column(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """One time for each sample, in a shape that multiplies x."""
+    return t.view(-1, *[1] * (x.ndim - 1))
