@@ -40,7 +40,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from lzn_hf import LZNModel, LZNPipeline
-from lzn_hf.sampling_lzn import default_scheduler, integrate_rk45, integrate_velocity, run_scheduler
+from lzn_hf.rk45_lzn import integrate_rk45
+from lzn_hf.sampling_lzn import ImageFlow, default_scheduler, integrate_velocity
 from lzn_hf.training.models import build_model
 
 
@@ -130,7 +131,7 @@ def error_rows(velocity: Velocity, exact: Velocity, noise: Tensor, args: argpars
     for name, (make, steps) in SCHEDULERS.items():
         for evaluations in args.evaluations:
             calls[0] = 0
-            value = error(run_scheduler(make(), steps(evaluations), counted, noise))
+            value = error(ImageFlow(make(), steps(evaluations)).to_images(counted, noise))
             full = name if calls[0] == evaluations else f"{name} ({calls[0] - evaluations:+d})"
             column = f"{evaluations} evaluations"
             rows.append(row(full, value, "rms", baseline=baselines.get(evaluations), column=column))

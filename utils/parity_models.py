@@ -26,7 +26,8 @@ from lzn_hf import LZNConfig, LZNModel, LZNPipeline
 from lzn_hf.distributed_lzn import log_label_frequencies
 from lzn_hf.latent_zones import compute_latents, trace_assignments
 from lzn_hf.layers_ncsnpp import GroupNormSiLU
-from lzn_hf.sampling_lzn import integrate_rk45, integrate_velocity, rk45_step
+from lzn_hf.rk45_lzn import integrate_rk45, rk45_step
+from lzn_hf.sampling_lzn import integrate_velocity
 
 
 PUBLISHED_T_MIN = 1e-3  # where the published samplers start

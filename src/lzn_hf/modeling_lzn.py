@@ -444,14 +444,15 @@ class LZNForImageClassification(LZNPreTrainedModel):
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """No dropout and no gradients inside; the mode that the model had afterwards."""
-    was_training = model.training
+    """No dropout and no gradients inside; afterwards each submodule has the mode that it had before."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
 
 
 __all__ = ["LZNForImageClassification", "LZNModel", "LZNOutput", "LZNPreTrainedModel"]

@@ -9,8 +9,12 @@ import tempfile
 from collections.abc import Mapping
 from typing import TypeVar
 
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import CommitInfo, ModelCard, ModelCardData, create_repo, file_exists
+
+from .image_processing_lzn import LZNImageProcessor
+from .modeling_lzn import LZNModel
+from .sampling_lzn import FlowScheduler
 
 
 # The files of each component, flat in one folder; a component that the caller passes needs none.
@@ -25,6 +29,10 @@ Pipeline = TypeVar("Pipeline", bound="FlatFolderPipeline")
 
 class FlatFolderPipeline(DiffusionPipeline):
     """A `DiffusionPipeline` of the components `model`, `scheduler` and `image_processor`, whose files lie beside each other."""
+
+    model: LZNModel
+    scheduler: FlowScheduler
+    image_processor: LZNImageProcessor
 
     @classmethod
     def from_pretrained(cls: type[Pipeline], pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> Pipeline:
@@ -44,7 +52,7 @@ class FlatFolderPipeline(DiffusionPipeline):
         _check_model_folder(folder, kwargs, pretrained_model_name)
         return folder
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # one flat folder has no variants
         self,
         save_directory: str | os.PathLike,
         push_to_hub: bool = False,
@@ -66,17 +74,19 @@ class FlatFolderPipeline(DiffusionPipeline):
         save_directory = os.fspath(save_directory)
         if os.path.isfile(save_directory):
             raise ValueError(f"`save_directory` must be a folder, got the file {save_directory!r}.")
+        hub_id = None
         if push_to_hub:
-            repo_id = repo_id or os.path.basename(os.path.abspath(save_directory))
-            repo_id = create_repo(repo_id, exist_ok=True, private=private, token=token).repo_id
+            name = repo_id or os.path.basename(os.path.abspath(save_directory))
+            hub_id = create_repo(name, exist_ok=True, private=private, token=token).repo_id
         for component in (self.model, self.scheduler, self.image_processor):
             component.save_pretrained(save_directory)
         self.save_config(save_directory)
         card_path = os.path.join(save_directory, "README.md")
-        if not os.path.isfile(card_path) and not (push_to_hub and file_exists(repo_id, "README.md", token=token)):
-            self._model_card(repo_id or "path/to/this/folder").save(card_path)
-        if push_to_hub:
-            return self._upload_folder(save_directory, repo_id, token, commit_message, create_pr)
+        if not os.path.isfile(card_path) and not (hub_id and file_exists(hub_id, "README.md", token=token)):
+            self._model_card(hub_id or repo_id or "path/to/this/folder").save(card_path)
+        if hub_id is None:
+            return None
+        return self._upload_folder(save_directory, hub_id, token, commit_message, create_pr)  # type: ignore[arg-type]
 
     def to_json_string(self) -> str:
         """The content of model_index.json, without the path of the folder that this pipeline was loaded from."""
@@ -84,7 +94,7 @@ class FlatFolderPipeline(DiffusionPipeline):
         config.pop("_name_or_path", None)
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
-    def push_to_hub(self, repo_id: str, **kwargs) -> CommitInfo:
+    def push_to_hub(self, repo_id: str, **kwargs) -> CommitInfo | None:  # type: ignore[override]
         """Uploads the pipeline to the Hub; keyword arguments as in `save_pretrained`."""
         with tempfile.TemporaryDirectory() as folder:
             return self.save_pretrained(folder, push_to_hub=True, repo_id=repo_id, **kwargs)

@@ -1,33 +1,42 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Solvers of the image flow: schedulers of diffusers for the way to images, and integrators that go both ways."""
+"""The image flow between noise (t = 0) and images (t = 1): schedulers of diffusers for the way to images, and integrators
+that go both ways."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from diffusers import (
-    DPMSolverMultistepScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    FlowMatchHeunDiscreteScheduler,
-    SchedulerMixin,
-    UniPCMultistepScheduler,
-)
+
+# From the modules that define them: to type checkers, the names in `diffusers` are placeholders.
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_heun_discrete import FlowMatchHeunDiscreteScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
+from .checks_lzn import check_at_least, check_choice
+from .rk45_lzn import integrate_rk45
 
-SCHEDULERS = (
-    UniPCMultistepScheduler,
-    DPMSolverMultistepScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    FlowMatchHeunDiscreteScheduler,
+
+# Solvers by name; they integrate in both directions.
+FLOW_SOLVERS = ("euler", "heun", "rk45")
+# Supported schedulers of diffusers; they integrate from noise to images.
+FlowScheduler = (
+    UniPCMultistepScheduler
+    | DPMSolverMultistepScheduler
+    | FlowMatchEulerDiscreteScheduler
+    | FlowMatchHeunDiscreteScheduler
 )
-# Is shown the states of an integration: the time and the samples at it.
-OnStep = Callable[[float, Tensor], None]
-# What makes those a deterministic solver of the flow from sigma = 1 to 0, for the settings that each of them has.
+# The settings, as far as a scheduler has them, that make it a deterministic solver of the flow from sigma = 1 to 0.
 FLOW_SETTINGS = {
     "prediction_type": "flow_prediction",
     "use_flow_sigmas": True,
@@ -41,21 +50,94 @@ FLOW_SETTINGS = {
     "use_beta_sigmas": False,
     "use_lu_lambdas": False,
 }
+# `(x, t)` to the velocity data - noise, of the shape of x. For "rk45" `(x, t, rows)`, see [`integrate_rk45`].
+VelocityFn = Callable[..., Tensor]
+# Called with the time and the samples at the start of an integration and after each of its steps.
+OnStep = Callable[[float, Tensor], None]
 
-# The embedded pair of orders 5 and 4 of Dormand and Prince (1980); Hairer, Nørsett, Wanner, Solving Ordinary Differential
-# Equations I, table II.5.2. Slope i + 1 is taken at t + RK45_NODES[i] h, x + h sum_j RK45_STAGES[i][j] slope_j. The last of
-# these points is the solution of order 5, so that its slope is also the first one of the next step.
-RK45_NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
-RK45_STAGES = (
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-)
-# The weights of the solution of order 5 less those of the solution of order 4.
-RK45_ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+@dataclass(frozen=True)
+class ImageFlow:
+    """How the image flow `d x / dt = velocity(x, t)` is integrated between noise and images.
+
+    Args:
+        solver (`str` or `SchedulerMixin`): `"euler"`, `"heun"` or `"rk45"`, or a scheduler that [`check_scheduler`] accepts.
+        num_inference_steps (`int`): number of steps; ignored by `"rk45"`.
+        t_min (`float`, *optional*, defaults to 0): the time that is taken for the noise, in [0, 1); 0 with a scheduler.
+
+    Raises:
+        ValueError: for arguments out of range.
+    """
+
+    solver: str | FlowScheduler
+    num_inference_steps: int
+    t_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_at_least(1, num_inference_steps=self.num_inference_steps)
+        if not isinstance(self.t_min, Real) or isinstance(self.t_min, bool) or not 0 <= self.t_min < 1:
+            raise ValueError(f"`t_min` must be a number of at least 0 and less than 1, got {self.t_min!r}.")
+        if self.solver is None or isinstance(self.solver, str):
+            check_choice(FLOW_SOLVERS, solver=self.solver)
+            return
+        check_scheduler(self.solver)
+        if self.t_min > 0:
+            choice = ", ".join(map(repr, FLOW_SOLVERS))
+            raise ValueError(
+                f"`t_min` must be 0 without a `solver` ({choice}), as schedulers start there, got {self.t_min!r}."
+            )
+
+    @property
+    def num_evaluations(self) -> float:
+        """Velocity evaluations of one integration; infinite for `"rk45"`, whose number is not known before."""
+        if self.solver == "rk45":
+            return math.inf
+        if isinstance(self.solver, FlowMatchHeunDiscreteScheduler):
+            return 2 * self.num_inference_steps - 1
+        return self.num_inference_steps * (2 if self.solver == "heun" else 1)
+
+    def to_images(self, velocity_fn: VelocityFn, noise: Tensor, on_step: OnStep | None = None) -> Tensor:
+        """Integrates from noise `(B, C, H, W)` at t = `t_min` to images at t = 1."""
+        if isinstance(self.solver, str):
+            return self._integrate(velocity_fn, noise, self.t_min, 1.0, on_step)
+        return self._run_scheduler(velocity_fn, noise, on_step)
+
+    def to_noise(self, velocity_fn: VelocityFn, images: Tensor) -> Tensor:
+        """Integrates from images x1 `(B, C, H, W)` to x at t = `t_min`; returns the noise `(x - t_min x1) / (1 - t_min)`."""
+        sample = self._integrate(velocity_fn, images, 1.0, self.t_min)
+        return (sample - self.t_min * images) / (1 - self.t_min)
+
+    def _integrate(
+        self, velocity_fn: VelocityFn, sample: Tensor, t_start: float, t_end: float, on_step: OnStep | None = None
+    ) -> Tensor:
+        if not isinstance(self.solver, str):
+            name = type(self.solver).__name__
+            raise ValueError(f"`solver` must be {' or '.join(FLOW_SOLVERS)} to go from images to noise, got {name}.")
+        if self.solver == "rk45":
+            return integrate_rk45(velocity_fn, sample, t_start, t_end)[0]
+        times = torch.linspace(t_start, t_end, self.num_inference_steps + 1, dtype=torch.float64).tolist()
+        return integrate_velocity(velocity_fn, sample, times, self.solver, on_step)
+
+    def _run_scheduler(self, velocity_fn: VelocityFn, sample: Tensor, on_step: OnStep | None) -> Tensor:
+        # diffusers counts the other way: its sigma is 1 - t, and its model output d sample / d sigma is minus our velocity.
+        # The scheduler runs as a copy, for threads share it. Its `from_config` would lose `set_shift`.
+        scheduler: Any = copy.deepcopy(self.solver)
+        num_steps, device = self.num_inference_steps, sample.device
+        if isinstance(scheduler, (UniPCMultistepScheduler, FlowMatchEulerDiscreteScheduler)):
+            # Uniform; the default grid of FlowMatchEuler ends in a step that is nearly empty.
+            scheduler.set_timesteps(sigmas=np.linspace(1, 1 / num_steps, num_steps), device=device)
+        else:
+            scheduler.set_timesteps(num_steps, device=device)
+        scheduler.set_begin_index(0)
+        times = (1 - scheduler.sigmas).tolist()  # not from the timesteps, which some schedulers round to integers
+        if on_step is not None:
+            on_step(times[0], sample)
+        for i, timestep in enumerate(scheduler.timesteps):
+            sample = scheduler.step(-velocity_fn(sample, times[i]), timestep, sample, return_dict=False)[0]
+            # Heun first guesses the end of a step and evaluates the velocity there: that time comes twice.
+            if on_step is not None and times[i + 1] not in times[i + 2 : i + 3]:
+                on_step(times[i + 1], sample)
+        return sample
 
 
 def default_scheduler() -> UniPCMultistepScheduler:
@@ -77,9 +159,9 @@ def default_scheduler() -> UniPCMultistepScheduler:
 
 
 def check_scheduler(scheduler: SchedulerMixin) -> None:
-    """Raises a `ValueError` unless a scheduler is one that integrates the image flow, set to do it deterministically."""
-    if not isinstance(scheduler, SCHEDULERS):
-        names = ", ".join(supported.__name__ for supported in SCHEDULERS)
+    """Raises a `ValueError` unless a scheduler is a supported one, with the settings of a deterministic solver of the flow."""
+    if not isinstance(scheduler, FlowScheduler):
+        names = ", ".join(supported.__name__ for supported in get_args(FlowScheduler))
         raise ValueError(f"`scheduler` must be a flow-matching one ({names}), got {type(scheduler).__name__}.")
     settings = {name: value for name, value in FLOW_SETTINGS.items() if name in scheduler.config}
     wrong = {name: scheduler.config[name] for name, value in settings.items() if scheduler.config[name] != value}
@@ -88,54 +170,8 @@ def check_scheduler(scheduler: SchedulerMixin) -> None:
         raise ValueError(f"`scheduler` must be set to solve the image flow ({right}), got {wrong}.")
 
 
-def set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device) -> list[float]:
-    """Resets a scheduler to the start; returns the times t of its network evaluations."""
-    if isinstance(scheduler, (UniPCMultistepScheduler, FlowMatchEulerDiscreteScheduler)):
-        # Uniform; the default grid of FlowMatchEuler ends in a step that is nearly empty.
-        sigmas = np.linspace(1, 1 / num_inference_steps, num_inference_steps)
-        scheduler.set_timesteps(sigmas=sigmas, device=device)
-    else:
-        scheduler.set_timesteps(num_inference_steps, device=device)
-    scheduler.set_begin_index(0)
-    # From the sigmas: the timesteps of some schedulers are rounded to integers.
-    return [1 - sigma for sigma in scheduler.sigmas.tolist()[: len(scheduler.timesteps)]]
-
-
-def run_scheduler(
-    scheduler: SchedulerMixin,
-    num_inference_steps: int,
-    velocity_fn: Callable[[Tensor, float], Tensor],
-    sample: Tensor,
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """Integrates `d sample / dt = velocity_fn(sample, t)` from t = 0 (noise) to t = 1 (data) by a scheduler of diffusers.
-
-    diffusers counts the other way: its sigma is 1 - t and its model output d sample / d sigma = noise - data, minus our velocity.
-
-    Args:
-        scheduler (`SchedulerMixin`): one that [`check_scheduler`] accepts; it is reset first.
-        num_inference_steps (`int`): steps, at least 1.
-        velocity_fn: `(sample, t)` to the velocity data - noise, of the shape of `sample`.
-        sample (`Tensor` of shape `(B, C, H, W)`): noise, float32.
-        on_step (*optional*): called with the time and the sample at the start and after each step, of which a scheduler that
-            evaluates the velocity twice a step has half as many as evaluations.
-
-    Returns:
-        `Tensor` of shape `(B, C, H, W)`: the data.
-    """
-    times = set_timesteps(scheduler, num_inference_steps, sample.device)
-    ends = [*(1 - scheduler.sigmas[1 : len(times) + 1]).tolist(), None]  # where each evaluation leads
-    if on_step is not None:
-        on_step(times[0], sample)
-    for i, (t, timestep) in enumerate(zip(times, scheduler.timesteps, strict=True)):
-        sample = scheduler.step(-velocity_fn(sample, t), timestep, sample, return_dict=False)[0]
-        if on_step is not None and ends[i] != ends[i + 1]:  # else it is a guess, which the next evaluation replaces
-            on_step(ends[i], sample)
-    return sample
-
-
 def integrate_velocity(
-    velocity_fn: Callable[[Tensor, float], Tensor],
+    velocity_fn: VelocityFn,
     sample: Tensor,
     times: Sequence[float],
     method: str = "heun",
@@ -170,131 +206,6 @@ def integrate_velocity(
     return sample
 
 
-def rk45_step(
-    velocity_fn: Callable[[Tensor, Tensor], Tensor], sample: Tensor, slope: Tensor, t: Tensor, step: Tensor
-) -> tuple[Tensor, list[Tensor]]:
-    """One step of Dormand and Prince's method of order 5.
-
-    Args:
-        velocity_fn: `(sample, t)` to the velocity; t is `(B,)`, of dtype and device of the sample.
-        sample (`Tensor` of shape `(B, ...)`): the samples at t.
-        slope (`Tensor` of shape `(B, ...)`): their velocities.
-        t, step (`Tensor` of shape `(B,)`): times and signed step sizes, float64 on the CPU.
-
-    Returns:
-        the samples at t + step and the seven velocities of the step, the last of which is that of these samples.
-    """
-    slopes = [slope]
-    for node, weights in zip(RK45_NODES, RK45_STAGES, strict=True):
-        point = _advance(sample, step, sum(weight * k for weight, k in zip(weights, slopes, strict=True)))
-        slopes.append(velocity_fn(point, (t + node * step).to(sample)))
-    return point, slopes
-
-
-def integrate_rk45(
-    velocity_fn: Callable[[Tensor, Tensor, Tensor], Tensor],
-    sample: Tensor,
-    t_start: float,
-    t_end: float,
-    *,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
-) -> tuple[Tensor, Tensor]:
-    r"""Integrates `d sample / dt = velocity_fn(sample, t, rows)` by Dormand and Prince's pair, each sample by steps of its own.
-
-    With e the difference of the solutions of order 5 (x', which goes on) and 4 after a step of size h from x, a step counts if
-    `E = rms(e / (atol + rtol max(|x|, |x'|))) < 1`, root mean square over the elements of one sample. Counted or not, the next
-    step size is `h min(10, max(0.2, 0.9 E^(-1/5)))`, and no larger than h after a step that did not count (Hairer, Nørsett,
-    Wanner, Solving Ordinary Differential Equations I, II.4). As every sample has its own time and step size, and those that have
-    arrived are evaluated no more, a result does not depend on the other samples of the batch. (The published sampler has one
-    error and one step size for a whole batch; that batch is one sample here, `sample[None]`.)
-
-    Args:
-        velocity_fn: `(x, t, rows)` to the velocity of the R samples that are still on their way, of the shape of x: `x (R, ...)`,
-            `t (R,)` of the dtype of x, `rows (R,)` int64, their places in `sample`; all on its device.
-        sample (`Tensor` of shape `(B, ...)`, float32 or float64): the samples at `t_start`. The state has its dtype; times and
-            step sizes are float64 on the CPU.
-        t_start, t_end (`float`): times, in either order.
-        rtol, atol (`float`, *optional*, default to 1e-5): relative and absolute tolerance of the error of a step.
-
-    Returns:
-        the samples `(B, ...)` at `t_end`, and the number of velocity evaluations of each, int64 `(B,)` on the CPU: 2 at the
-        start and 6 a step.
-
-    Raises:
-        ValueError: for arguments out of range.
-        RuntimeError: if a step size gets too small to go on: the velocity is not finite, or too stiff.
-    """
-    if sample.ndim < 2 or sample.numel() == 0 or sample.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"`sample` must be float32 or float64 of shape (B, ...), not empty, got {sample.dtype} {tuple(sample.shape)}."
-        )
-    if not (math.isfinite(t_start) and math.isfinite(t_end)) or t_start == t_end:
-        raise ValueError(f"`t_start` and `t_end` must be two different finite times, got {t_start} and {t_end}.")
-    for name, tolerance in (("rtol", rtol), ("atol", atol)):
-        if not 0 < tolerance < math.inf:
-            raise ValueError(f"`{name}` must be positive and finite, got {tolerance}.")
-
-    def rms(values: Tensor) -> Tensor:  # to the CPU: the one synchronisation with the device in a step
-        return values.flatten(1).square().mean(1).sqrt().cpu().double()
-
-    direction = math.copysign(1, t_end - t_start)
-    smallest = 10 * torch.finfo(sample.dtype).eps * max(abs(t_start), abs(t_end))
-    x, t = sample.clone(), torch.full((len(sample),), t_start, dtype=torch.float64)
-    everyone = torch.arange(len(x), device=x.device)
-    slope = velocity_fn(x, t.to(x), everyone).clone()
-
-    # 1. The first step: 1 % of the time in which the sample would change by its own size (h0), then by the second derivative.
-    scale = atol + rtol * x.abs()
-    size, speed = rms(x / scale), rms(slope / scale)
-    h0 = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed).clamp(max=abs(t_end - t_start))
-    probe = velocity_fn(_advance(x, direction * h0, slope), (t + direction * h0).to(x), everyone)
-    steepest = torch.maximum(speed, rms((probe - slope) / scale) / h0)
-    h1 = torch.where(steepest <= 1e-15, (1e-3 * h0).clamp(min=1e-6), (0.01 / steepest) ** (1 / 5))
-    h = torch.minimum(100 * h0, h1).clamp(min=smallest)
-
-    num_evaluations = torch.full((len(x),), 2)
-    repeats = torch.zeros(len(x), dtype=torch.bool)
-    while len(rows := (t != t_end).nonzero().squeeze(1)):
-        # 2. A step of all samples that have not arrived.
-        t_new = t[rows] + direction * h[rows]
-        t_new[direction * (t_new - t_end) > 0] = t_end
-        step, places = t_new - t[rows], rows.to(x.device)
-        old = x[places]
-        new, slopes = rk45_step(
-            lambda x, t, places=places: velocity_fn(x, t, places), old, slope[places], t[rows], step
-        )
-        num_evaluations[rows] += len(RK45_STAGES)
-
-        # 3. Its error and the next step size. A step that meets NaN may have been too long.
-        scale = atol + rtol * torch.maximum(old.abs(), new.abs())
-        error = rms(sum(weight * k for weight, k in zip(RK45_ERROR, slopes, strict=True)) / scale) * step.abs()
-        error = error.nan_to_num(nan=math.inf)
-        accepted = error < 1
-        factor = (0.9 * error ** (-1 / 5)).clamp(0.2, 10)
-        h[rows] = step.abs() * torch.where(repeats[rows], factor.clamp(max=1), factor)
-        repeats[rows] = ~accepted
-        stuck = rows[~accepted & ~(h[rows] >= smallest)].tolist()
-        if stuck:
-            raise RuntimeError(
-                f"step size underflow in samples {stuck} of the batch, the first at t = {t[stuck[0]].item():.6g}: the velocity "
-                f"is not finite there, or too stiff for rtol = {rtol} and atol = {atol} in {x.dtype}."
-            )
-        h.clamp_(min=smallest)
-
-        # 4. Those whose error is small enough move on.
-        kept = accepted.nonzero().squeeze(1)
-        t[rows[kept]] = t_new[kept]
-        kept = kept.to(x.device)
-        x[places[kept]], slope[places[kept]] = new[kept], slopes[-1][kept]
-    return x, num_evaluations
-
-
-def _advance(x: Tensor, step: Tensor, slope: Tensor) -> Tensor:
-    """`x + step slope`, with one step, float64 on the CPU, for each sample."""
-    return x + step.to(x).view(-1, *[1] * (x.ndim - 1)) * slope
-
-
 def mix_noise(noise: Tensor, new_noise: Tensor, strength: float) -> Tensor:
     """`sqrt(1 - w²) noise + w new_noise` with w = `strength` in [0, 1]: a rotation that keeps Gaussian noise Gaussian.
 
@@ -317,14 +228,14 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
 
 
 __all__ = [
+    "FLOW_SOLVERS",
+    "FlowScheduler",
+    "ImageFlow",
     "OnStep",
+    "VelocityFn",
     "check_scheduler",
     "default_scheduler",
-    "integrate_rk45",
     "integrate_velocity",
     "mix_noise",
-    "rk45_step",
-    "run_scheduler",
-    "set_timesteps",
     "slerp",
 ]

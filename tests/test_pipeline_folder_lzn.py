@@ -135,7 +135,7 @@ def test_from_pipe_and_components(pipe):
     assert torch.equal(generate(other, "one"), generate(pipe, "one"))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.1), (torch.float64, 1e-4)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.02), (torch.float64, 1e-5)])
 def test_dtype(pipe, folder, images, dtype, tolerance):
     loaded = LZNPipeline.from_pretrained(folder, dtype=dtype)
     loaded.set_progress_bar_config(disable=True)

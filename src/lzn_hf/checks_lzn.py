@@ -1,0 +1,100 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Checks of arguments: each raises a `ValueError` that names the argument, what came and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+def check_at_least(minimum: int, **arguments: int) -> None:
+    """Raises a `ValueError` unless all arguments are whole numbers of at least `minimum`."""
+    for name, value in arguments.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
+            raise ValueError(f"`{name}` must be a whole number of at least {minimum}, got {value!r}.")
+
+
+def check_choice(choices: Sequence[object], **arguments: object) -> None:
+    """Raises a `ValueError` unless all arguments are among `choices`."""
+    for name, value in arguments.items():
+        if value not in choices:
+            raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_tensor(name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> None:
+    """Raises a `ValueError` unless a tensor is finite and has a shape; a letter in the shape stands for any size but 0."""
+    wanted = f"`{name}` must be a tensor of shape ({', '.join(map(str, shape))})"
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{wanted}, got {type(tensor).__name__}.")
+    sizes = zip(tensor.shape, shape, strict=True)
+    if tensor.ndim != len(shape) or any(size != want if isinstance(want, int) else size == 0 for size, want in sizes):
+        raise ValueError(f"{wanted}, got shape {tuple(tensor.shape)}.")
+    if not tensor.isfinite().all():
+        raise ValueError(f"`{name}` must be finite, got NaN or infinite values.")
+
+
+def check_generators(generator: Generators, num_images: int) -> None:
+    """Raises a `ValueError` unless `generator` is none, one, or a list of one for each image."""
+    if isinstance(generator, list) and len(generator) != num_images:
+        raise ValueError(f"`generator` must be one or a list of {num_images}, one an image, got {len(generator)}.")
+
+
+def near_matches(name: str, known: Iterable[str]) -> list[str]:
+    """The names most like a misspelt one, at most three, best first."""
+    return difflib.get_close_matches(name, known, n=3)
+
+
+def labels_to_ids(label: str | int | Sequence[str | int], label2id: dict[str, int]) -> Tensor:
+    """Converts one or more label names and ids to ids.
+
+    Args:
+        label (`str`, `int` or list of them): names in `label2id`, or ids below its length.
+        label2id (`dict[str, int]`): the labels of the model.
+
+    Returns:
+        `Tensor` of shape `(N,)`: the ids, int64.
+
+    Raises:
+        ValueError: for an unknown label, an empty list and a model without labels.
+    """
+    if not label2id:
+        raise ValueError(f"`label` must be None, as the model has no labels (config.num_labels is 0), got {label!r}.")
+    labels: list[object] = list(label) if isinstance(label, (list, tuple)) else [label]
+    if not labels:
+        raise ValueError("`label` must be at least one label, got an empty list.")
+    return torch.tensor([_label_to_id(one, label2id) for one in labels])
+
+
+def _label_to_id(label: object, label2id: dict[str, int]) -> int:
+    num_labels = len(label2id)
+    if isinstance(label, str):
+        if label in label2id:
+            return label2id[label]
+        near = near_matches(label, label2id)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        known = ", ".join(map(repr, list(label2id)[:10])) + (", ..." if num_labels > 10 else "")
+        raise ValueError(f"`label` {label!r} is unknown.{hint} The model has {num_labels} labels: {known}.")
+    if not isinstance(label, Integral) or isinstance(label, bool):
+        raise ValueError(f"`label` must be a name or an id of a label, got {label!r} of type {type(label).__name__}.")
+    label_id = int(label)
+    if not 0 <= label_id < num_labels:
+        raise ValueError(f"`label` must be in 0..{num_labels - 1}, got {label}.")
+    return label_id
+
+
+__all__ = [
+    "Generators",
+    "check_at_least",
+    "check_choice",
+    "check_generators",
+    "check_tensor",
+    "labels_to_ids",
+    "near_matches",
+]

@@ -1,0 +1,280 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""The two directions of the image flow: labels, latents and noise to images, and images back to latents and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+from transformers.image_utils import ImageInput
+
+from .checks_lzn import Generators, check_at_least, check_choice, check_generators, check_tensor, labels_to_ids
+from .image_processing_lzn import LZNImageProcessor, check_output_type
+from .modeling_lzn import LZNModel, evaluation_mode
+from .pipeline_folder_lzn import FlatFolderPipeline
+from .sampling_lzn import FLOW_SOLVERS, ImageFlow, VelocityFn, check_scheduler
+
+
+Images = ImageInput | Mapping[str, Tensor]
+
+
+@dataclass
+class LZNPipelineOutput(ImagePipelineOutput):
+    """Generated images. S steps of the image flow, B images.
+
+    Args:
+        images (list of PIL images, array or `Tensor`): the images, of the requested `output_type`.
+        trajectory (`Tensor` of shape `(S + 1, B, C, H, W)`, *optional*): with `return_trajectory=True`, the noise and the samples
+            after each step, float32 on the CPU; the last are the images before they are clipped to [-1, 1].
+        times (list of S + 1 `float`, *optional*): their times, from 0 (or `t_min`) to 1.
+    """
+
+    trajectory: Tensor | None = None
+    times: list[float] | None = None
+
+
+@dataclass
+class LZNInversion(BaseOutput):
+    """Latents and noise of images: `pipe(latents=inversion.latents, sample_noise=inversion.noise, ...)` gives the images back.
+
+    Args:
+        latents (`Tensor` of shape `(B, latent_dim)`, *optional*): latents of the images, float32 on the CPU; `None` for a model
+            without image encoder, whose images come from noise alone.
+        noise (`Tensor` of shape `(B, C, H, W)`): the starts of their image flows, float32 on the CPU.
+    """
+
+    latents: Tensor | None
+    noise: Tensor
+
+
+class GenerationPipeline(FlatFolderPipeline):
+    """The part of [`LZNPipeline`] that integrates the image flow: `__call__` towards images, `invert` towards noise."""
+
+    model_cpu_offload_seq = "model"  # type: ignore[assignment]  # diffusers annotates its default, None
+
+    def __init__(self, model: LZNModel, scheduler: SchedulerMixin, image_processor: LZNImageProcessor):
+        super().__init__()
+        if model.decoder is None:
+            raise ValueError(
+                "`model` must have a decoder, as a pipeline generates images, got one without: use it by itself, as loaded by "
+                "`AutoModel.from_pretrained(...)`."
+            )
+        check_scheduler(scheduler)
+        self.register_modules(model=model, scheduler=scheduler, image_processor=image_processor)
+
+    def __call__(
+        self,
+        label: str | int | Sequence[str | int] | None = None,
+        num_images_per_label: int = 1,
+        num_inference_steps: int = 20,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        batch_size: int = 64,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        solver: str | None = None,
+        t_min: float = 0.0,
+        sample_noise: Tensor | None = None,
+        return_trajectory: bool = False,
+    ) -> LZNPipelineOutput | tuple:
+        r"""
+        Generates images of labels (all of the first label first), from given latents, or (with neither) from prior noise.
+
+        Args:
+            label (`str`, `int` or list of them, *optional*): names or ids of `model.config.id2label`. `None`: the latents are prior
+                noise, `num_images_per_label` of them, and a label-conditioned decoder gets the labels of the zones they lie in.
+            num_images_per_label (`int`, *optional*, defaults to 1): images of each label, or of each of the `latents`.
+            num_inference_steps (`int`, *optional*, defaults to 20): steps of the scheduler or solver, one network evaluation each
+                (`2 num_inference_steps - 1` in all with `FlowMatchHeunDiscreteScheduler`, two a step with `solver="heun"`).
+            generator (`torch.Generator` or list of them, one an image, *optional*): draws all noise.
+            latents (`Tensor` of shape `(N, latent_dim)`, *optional*): points of the latent space, instead of `label`.
+            batch_size (`int`, *optional*, defaults to 64): images generated at once.
+            output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`, `"np"` (`(B, H, W, C)` in [0, 1]) or `"pt"`
+                (`(B, C, H, W)` in [0, 1]).
+            return_dict (`bool`, *optional*, defaults to `True`): whether to return an [`LZNPipelineOutput`] or a tuple.
+            solver (`str`, *optional*): `"euler"`, `"heun"` or `"rk45"`, see [`LZNPipeline`]. `None`: the scheduler.
+            t_min (`float`, *optional*, defaults to 0): the time at which a `solver` starts with the noise.
+            sample_noise (`Tensor` of shape `(N, C, H, W)`, *optional*): the noise that the image flow of each of the N images
+                starts from; drawn if not given. For a model without image encoder, it also decides N.
+            return_trajectory (`bool`, *optional*, defaults to `False`): whether to return the samples at all steps, too. Not with
+                `solver="rk45"`, whose steps differ from image to image.
+
+        Returns:
+            [`LZNPipelineOutput`] or `tuple`: the images, with the trajectory and its times if requested.
+
+        Raises:
+            ValueError: for unknown labels, labels of a model that has none, and arguments out of range or of a wrong shape.
+        """
+        # 1. Check everything before anything is computed.
+        check_output_type(output_type)
+        check_at_least(1, num_images_per_label=num_images_per_label, batch_size=batch_size)
+        check_choice((None, *FLOW_SOLVERS), solver=solver)
+        flow = ImageFlow(self.scheduler if solver is None else solver, num_inference_steps, t_min)
+        if return_trajectory and solver == "rk45":
+            raise ValueError(
+                "`return_trajectory` needs steps that all images share: `solver` must be None, 'euler' or 'heun', got 'rk45'."
+            )
+        if label is not None and latents is not None:
+            raise ValueError("pass either `label` or `latents`, got both.")
+        config: Any = self.model.config
+        device = self._execution_device
+        image_shape = (config.num_channels, config.image_size, config.image_size)
+        num_images, labels = num_images_per_label, None
+        if label is not None:
+            labels = labels_to_ids(label, config.label2id).repeat_interleave(num_images_per_label).to(device)
+            num_images = len(labels)
+        elif latents is not None:
+            if self.model.encoder is None:
+                raise ValueError(
+                    "`latents` must be None for a model without image encoder (config.encoder_type is None), whose images come from "
+                    "`sample_noise` alone."
+                )
+            check_tensor("latents", latents, ("N", config.latent_dim))
+            latents = latents.to(device, torch.float32).repeat_interleave(num_images_per_label, 0)
+            num_images = len(latents)
+        elif self.model.encoder is None and sample_noise is not None and num_images_per_label == 1:
+            check_tensor("sample_noise", sample_noise, ("N", *image_shape))
+            num_images = len(sample_noise)
+        check_generators(generator, num_images)
+        if sample_noise is not None:
+            check_tensor("sample_noise", sample_noise, (num_images, *image_shape))
+            sample_noise = sample_noise.to(device, torch.float32)
+
+        with self._inference():
+            # 2. Latents: given, in the zones of the labels, or prior noise.
+            if latents is None and self.model.encoder is not None:
+                latents = randn_tensor((num_images, config.latent_dim), generator, device, torch.float32)
+            if labels is not None:
+                latents = self.model.get_label_latents(labels, noise=latents)
+            else:
+                labels = self._zone_labels(latents)
+
+            # 3. Images: from noise along the velocity of the decoder.
+            if sample_noise is None:
+                sample_noise = randn_tensor((num_images, *image_shape), generator, device, torch.float32)
+            states: dict[float, list[Tensor]] = {}  # by time, one chunk after the other
+
+            def record(t: float, samples: Tensor) -> None:
+                states.setdefault(t, []).append(samples.cpu())
+
+            on_step = record if return_trajectory else None
+            chunks = self._chunks(flow, sample_noise, latents, labels, batch_size)
+            samples = torch.cat([flow.to_images(velocity_fn, noise, on_step) for velocity_fn, noise in chunks])
+
+        # 4. Convert to the requested type.
+        generated: Any = self.image_processor.postprocess(samples, output_type)
+        output = LZNPipelineOutput(
+            images=generated,
+            trajectory=torch.stack([torch.cat(state) for state in states.values()]) if return_trajectory else None,
+            times=list(states) if return_trajectory else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def invert(
+        self,
+        images: Images,
+        num_inference_steps: int = 20,
+        solver: str = "heun",
+        t_min: float = 0.0,
+        generator: Generators = None,
+        batch_size: int = 64,
+    ) -> LZNInversion:
+        r"""
+        Takes images to their latents and to the noise of the image flow that they come from.
+
+        The flow runs from the image x1 at t = 1 down to x at t = `t_min`, and from there to t = 0 on the straight line from the
+        image, as published: `noise = (x - t_min x1) / (1 - t_min)`.
+
+        Args:
+            images (`Images`): see [`LZNPipeline`].
+            num_inference_steps (`int`, *optional*, defaults to 20): steps of `"euler"` and `"heun"`.
+            solver (`str`, *optional*, defaults to `"heun"`): `"euler"`, `"heun"` or `"rk45"`, see [`LZNPipeline`].
+            t_min (`float`, *optional*, defaults to 0): the time at which the flow ends.
+            generator (`torch.Generator` or list of them, one an image, *optional*): draws the place in the latent zones; unused by a
+                model without image encoder.
+            batch_size (`int`, *optional*, defaults to 64): images inverted at once.
+
+        Returns:
+            [`LZNInversion`]: the latents and the noise.
+
+        Raises:
+            ValueError: if the model has no reference anchors, and for bad images or arguments.
+        """
+        # 1. Check everything before anything is computed.
+        check_at_least(1, batch_size=batch_size)
+        flow = ImageFlow(solver, num_inference_steps, t_min)
+        config, pixel_values = self.model.config, self._pixel_values(images)
+        check_generators(generator, len(pixel_values))
+        if self.model.encoder is None:
+            image_shape = (config.num_channels, config.image_size, config.image_size)
+            check_tensor("pixel_values", pixel_values, ("B", *image_shape))
+        elif self.model.reference_anchors is None:
+            raise ValueError(
+                "the latent of an image depends on the anchors around it and this model stores none: call "
+                "`model.set_reference_anchors(model.get_image_anchors(training_images))` once and save the model."
+            )
+
+        with self._inference():
+            # 2. Latents: each image at a random place of its own zone among the reference anchors.
+            latents = None
+            if self.model.encoder is not None:
+                shape = (len(pixel_values), config.latent_dim)
+                prior = randn_tensor(shape, generator, pixel_values.device, torch.float32)
+                pairs = zip(pixel_values.split(batch_size), prior.split(batch_size), strict=True)
+                latents = torch.cat([self.model.get_image_latents(x, noise=n) for x, n in pairs])
+
+            # 3. Noise: from the images against the velocity of the decoder.
+            chunks = self._chunks(flow, pixel_values, latents, self._zone_labels(latents), batch_size)
+            noise = torch.cat([flow.to_noise(velocity_fn, x) for velocity_fn, x in chunks])
+        return LZNInversion(latents=None if latents is None else latents.float().cpu(), noise=noise.cpu())
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """No gradients, no dropout (modes are restored), and the model on its device under diffusers' offloading."""
+        with evaluation_mode(self.model):
+            try:
+                hook: Any = getattr(self.model, "_hf_hook", None)
+                if hook is not None:  # it runs by itself for `forward` only
+                    hook.pre_forward(self.model)
+                yield
+            finally:
+                self.maybe_free_model_hooks()
+
+    def _pixel_values(self, images: Images) -> Tensor:
+        """Converts images to pixel values `(B, C, H, W)` in [-1, 1] on the device of the model."""
+        batch = images if isinstance(images, Mapping) else self.image_processor(images, return_tensors="pt")
+        return batch["pixel_values"].to(self._execution_device, torch.float32)
+
+    def _zone_labels(self, latents: Tensor | None) -> Tensor | None:
+        """The labels of the zones that latents lie in, for the decoder; `None` for a model without labels."""
+        if latents is None or not self.model.config.num_labels:
+            return None
+        return self.model.classify_latents(latents).argmax(-1)
+
+    def _chunks(
+        self, flow: ImageFlow, samples: Tensor, latents: Tensor | None, labels: Tensor | None, batch_size: int
+    ) -> Iterator[tuple[VelocityFn, Tensor]]:
+        """Yields the samples `batch_size` at a time, each chunk after the velocity for its latents and labels."""
+        starts = range(0, len(samples), batch_size)
+        with self.progress_bar(total=flow.num_evaluations * len(starts)) as progress:
+            for start in starts:
+                chunk = slice(start, start + batch_size)
+                conditions = [None if rows is None else rows[chunk] for rows in (latents, labels)]
+
+                def velocity_fn(x: Tensor, t: Tensor | float, rows=slice(None), conditions=conditions) -> Tensor:
+                    progress.update()
+                    latents, labels = (None if condition is None else condition[rows] for condition in conditions)
+                    return self.model.predict_velocity(x, t, latents, labels).float()
+
+                yield velocity_fn, samples[chunk]
+
+
+__all__ = ["GenerationPipeline", "Images", "LZNInversion", "LZNPipelineOutput"]
