@@ -1,13 +1,13 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Train on handwritten digits, then measure and draw what the saved model can do: `make demo`, or
+"""Train on handwritten digits, then measure the saved model and draw pictures of its images and latents: `make demo`, or
 
     python examples/demo.py --output_dir outputs/demo
 
 writes there
     model/                the model, as `examples/train_joint.py` saves it
     metrics.json          the numbers, with versions, machine and seed
-    samples.png           generated digits, a row a label
-    reconstructions.png   test images, what their latents and noise give back, and what their latents alone do
+    samples.png           generated digits, one row per label
+    reconstructions.png   test images, their reconstructions from latent and noise, and images from their latents with new noise
     zones.png             the latent space: test images in the zones of the labels
 """
 
@@ -42,8 +42,8 @@ from lzn_hf.evaluation.joint import (
     novelty,
     pixel_frechet_distance,
     predict_log_probs,
-    reconstruction_error,
 )
+from lzn_hf.evaluation.metrics import reconstruction_error
 from lzn_hf.evaluation.results import write_json
 from lzn_hf.visualization.grids import comparison_grid, image_grid
 from lzn_hf.visualization.zones import plot_zones
@@ -52,9 +52,9 @@ from lzn_hf.visualization.zones import plot_zones
 RESULTS = ("metrics.json", "samples.png", "reconstructions.png", "zones.png")
 IMAGES_PER_LABEL = 100
 SHOWN_PER_LABEL = 20
-NUM_RECONSTRUCTIONS = 100  # test images; 40 of them are shown
+NUM_RECONSTRUCTIONS = 100  # test images
 SHOWN_RECONSTRUCTIONS = 40
-# What a run with the default settings must reach: the smallest and the largest value allowed.
+# The smallest and largest values allowed in a run with the default settings.
 TARGETS = {
     "test_accuracy": (0.97, 1.0),
     "class_consistency": (0.97, 1.0),
@@ -64,14 +64,14 @@ TARGETS = {
 }
 MEANINGS = {
     "test_accuracy": "held-out digits, each classified by itself",
-    "class_consistency": "generated digits that a classifier trained on real ones takes for their label",
-    "class_consistency_of_test_images": "the same for held-out digits: what that classifier itself can do",
+    "class_consistency": "generated digits that a classifier trained on real ones assigns to their label",
+    "class_consistency_of_test_images": "the same for held-out digits: the accuracy of that classifier",
     "pixel_frechet_distance": "generated against held-out digits, on raw pixels",
-    "pixel_frechet_distance_of_train_images": "training against held-out digits: what real images have",
-    "class_diversity": "spread of the generated digits of a label over that of real ones",
+    "pixel_frechet_distance_of_train_images": "training against held-out digits: the value of real images",
+    "class_diversity": "spread of the generated digits of a label, relative to real ones",
     "class_diversity_min": "the same for the least varied label",
-    "novelty": "distance to the nearest training digit over that of held-out digits; near 0: copies",
-    "reconstruction_error": "mean squared error a pixel in [-1, 1], held-out digits from latent and noise",
+    "novelty": "distance to the nearest training digit, relative to held-out digits; near 0: copies",
+    "reconstruction_error": "mean squared error per pixel in [-1, 1], held-out digits from latent and noise",
     "latent_mean": "all training digits under prior noise; the prior has 0",
     "latent_std": "the same; the prior has 1",
     "latent_max_abs_coordinate_mean": "largest mean of one coordinate of them",
@@ -80,20 +80,20 @@ MEANINGS = {
 
 @dataclass
 class DemoArguments:
-    """Where the demo writes, and how it trains."""
+    """Output and training of the demo."""
 
     output_dir: str = field(
         default="outputs/demo",
-        metadata={"help": "Folder for the results; what an earlier demo wrote there is replaced."},
+        metadata={"help": "Folder for the results; those of an earlier demo are replaced."},
     )
     seed: int = field(default=0, metadata={"help": "Seed of training and of generation."})
     max_train_steps: int | None = field(
-        default=None, metadata={"help": "Train for another number of steps than the preset's."}
+        default=None, metadata={"help": "Optimizer steps; default: those of the preset."}
     )
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Runs the demo by the command line `argv` (None: that of the process). Returns what `metrics.json` holds."""
+    """Runs the demo by the command line `argv` (None: that of the process). Returns the content of `metrics.json`."""
     (args,) = HfArgumentParser(DemoArguments, description=__doc__).parse_args_into_dataclasses(argv)
     started, output_dir = time.perf_counter(), Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -124,19 +124,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def train(args: DemoArguments, model_dir: Path) -> None:
-    """Trains by the command that a user would type, in a process of its own."""
-    # One process whatever the machine has, without the user's settings of accelerate, and without its default of one
-    # thread.
+    """Trains by the command that a user would type, in another process."""
+    # One process on any machine, independent of the user's settings of accelerate and its default of one thread.
     threads = os.environ.get("OMP_NUM_THREADS", str(torch.get_num_threads()))
     launch = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    script = [
-        os.path.relpath(Path(__file__).with_name("train_joint.py")),
-        "--preset",
-        "digits",
-        "--seed",
-        str(args.seed),
-    ]
-    script += ["--output_dir", str(model_dir), "--overwrite_output_dir"]
+    script = [os.path.relpath(Path(__file__).with_name("train_joint.py")), "--preset", "digits"]
+    script += ["--seed", str(args.seed), "--output_dir", str(model_dir), "--overwrite_output_dir"]
     if args.max_train_steps is not None:
         script += ["--max_train_steps", str(args.max_train_steps)]
     command = [*launch, "--num_cpu_threads_per_process", threads, *script]
@@ -148,14 +141,14 @@ def train(args: DemoArguments, model_dir: Path) -> None:
 
 
 def evaluate(model_dir: Path, seed: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """The numbers, and the pictures by file name, of a saved model; it is used as anyone would use it."""
+    """The numbers, and the pictures by file name, of a saved model."""
     print("Evaluating the saved model ...", flush=True)
     classifier = AutoModelForImageClassification.from_pretrained(model_dir)
     pipe = LZNPipeline.from_pretrained(model_dir)
     pipe.set_progress_bar_config(desc="generating", leave=False)
     model, generator = pipe.model, torch.Generator().manual_seed(seed)
 
-    # 1. Data: the same training and test digits that the model was made with.
+    # 1. Data: the split of the training.
     data = load_image_data("digits")
     (train_images, train_labels), (test_images, test_labels) = (
         (to_pixel_values(part.pixel_values), part.labels) for part in (data.train, data.validation)

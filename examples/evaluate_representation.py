@@ -1,21 +1,21 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Measure how good the features of a saved model are: linear probe, nearest neighbours, fine-tuning on few labels.
+"""Measure the features of a saved model: linear probe, nearest neighbours, fine-tuning on few labels.
 
     python examples/evaluate_representation.py --model_name_or_path outputs/mine --dataset_name digits
-    python examples/evaluate_representation.py --model_name_or_path outputs/mine --fine_tune_shares 0.01 0.1 \\
+    python examples/evaluate_representation.py --model_name_or_path outputs/mine --fine_tune_fractions 0.01 0.1 \\
         --dataset_name fashion-mnist --data_dir fashion-mnist
     torchrun --nproc_per_node 4 examples/evaluate_representation.py --model_name_or_path outputs/mine --data_dir my_images
 
-It needs labelled images to train the probe on (the training split) and others to test on (the validation split; images of
-another size are brought to the model's). Features are taken before the head (embeddings), after it (anchors), and as
-latents where the model has reference anchors. Several processes share the encoding; the main process does the rest. It
-writes, into `--output_dir` or else into the folder of the model,
+The probe is trained on the training split and tested on the validation split, both with labels. Images of another size
+are resized. Features are taken before the head (embeddings), after it (anchors), and as latents of a model with reference
+anchors. Several processes share the encoding; the main process does the rest. It writes, into `--output_dir` or else into
+the folder of the model,
 
     representation.json    all numbers and settings
-    embeddings.png         a map of test images, like beside like
-    README.md              the model card with the results, if the folder is that of the model; the rest of it stays
+    embeddings.png         a map of test images
+    README.md              the model card with the results, in the folder of the model only; the rest of the card stays
 
-To have something to compare with, measure an untrained model in the same way: `LZNModel(config).save_pretrained(folder)`.
+As a baseline, measure an untrained model: `LZNModel(config).save_pretrained(folder)`.
 """
 
 from __future__ import annotations
@@ -28,17 +28,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from PIL import Image
 from transformers import HfArgumentParser
 
 from lzn_hf import LZNConfig
-from lzn_hf.evaluation.representation import evaluate_folder, results_table, update_model_card
+from lzn_hf.data.batches import image_batches
+from lzn_hf.data.images import ImageData
+from lzn_hf.evaluation.probes import collect_features
+from lzn_hf.evaluation.processes import process_state
+from lzn_hf.evaluation.representation import evaluate_folder, load_model, results_table, update_model_card
 from lzn_hf.evaluation.results import write_json
 from lzn_hf.training.arguments import DataArguments, require_at_least
 from lzn_hf.training.steps import check_num_processes, load_data
+from lzn_hf.visualization.embeddings import plot_embeddings
 
-
-logger = logging.getLogger("lzn_hf.evaluate_representation")
 
 RESULTS_FILE, MAP_FILE = "representation.json", "embeddings.png"
 
@@ -56,10 +59,10 @@ class EvaluationArguments:
     num_neighbours: int = field(
         default=20, metadata={"help": "Training images that vote on the label of a test image."}
     )
-    fine_tune_shares: list[float] = field(
+    fine_tune_fractions: list[float] = field(
         default_factory=list,
         metadata={
-            "help": "Fine-tune the encoder on these shares of the training labels, as many of each label: `0.01 0.1`; "
+            "help": "Fine-tune the encoder on these fractions of the training labels, balanced over labels: `0.01 0.1`; "
             "--random_flip and --max_shift apply there, and only there."
         },
     )
@@ -68,8 +71,8 @@ class EvaluationArguments:
         default=None, metadata={"help": "Fit probe and neighbours on this many training images; default: all."}
     )
     map_samples: int = field(default=2000, metadata={"help": "Test images on the map; 0: no map."})
-    batch_size: int = field(default=256, metadata={"help": "Images encoded at once, on each process."})
-    seed: int = field(default=0, metadata={"help": "Decides all that is drawn: images, held-out ones, the map."})
+    batch_size: int = field(default=256, metadata={"help": "Images per batch, on each process."})
+    seed: int = field(default=0, metadata={"help": "Decides everything random."})
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "num_neighbours", "fine_tune_steps", "max_train_samples", "batch_size")
@@ -92,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
         [EvaluationArguments, DataArguments], description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False
     )
     args, data_args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    state = process_state()
     check_num_processes(state.num_processes)
     logging.basicConfig(format="%(message)s", level=logging.INFO if state.is_main_process else logging.ERROR)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for each request to the Hub
@@ -107,34 +110,45 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
         max_train_samples=args.max_train_samples,
         max_eval_samples=data_args.max_eval_samples,
         k=args.num_neighbours,
-        fine_tune_shares=args.fine_tune_shares,
+        fine_tune_fractions=args.fine_tune_fractions,
         fine_tune_steps=args.fine_tune_steps,
         flip=data_args.random_flip,
         shift=data_args.max_shift,
         batch_size=args.batch_size,
-        map_file=output_dir / MAP_FILE if args.map_samples else None,
-        map_samples=args.map_samples,
         seed=args.seed,
         progress=True,
     )
     if results is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
         write_json(output_dir / RESULTS_FILE, results)
+        written = [RESULTS_FILE]
+        if args.map_samples:
+            draw_map(args, data, min(args.map_samples, results["test_images"])).save(output_dir / MAP_FILE)
+            written.append(MAP_FILE)
         if args.output_dir is None:
             picture = MAP_FILE if args.map_samples else None
             card = update_model_card(output_dir, results, hub_dataset=data_args.hub_dataset, picture=picture)
             card.save(output_dir / "README.md")
-        print(
-            f"{args.model_name_or_path} on {data.name}, {results['test_images']:,} test images\n\n{results_table(results)}"
-        )
-        print(f"\nWrote {', '.join(str(path) for path in written(output_dir, args))}")
+            written.append("README.md")
+        print(f"{args.model_name_or_path} on {data.name}, {results['test_images']:,} test images\n")
+        print(f"{results_table(results)}\n\nWrote {', '.join(str(output_dir / name) for name in written)}")
     return results
 
 
-def written(output_dir: Path, args: EvaluationArguments) -> list[Path]:
-    """The files of an evaluation."""
-    names = [RESULTS_FILE, *([MAP_FILE] if args.map_samples else []), *([] if args.output_dir else ["README.md"])]
-    return [output_dir / name for name in names]
+def draw_map(args: EvaluationArguments, data: ImageData, count: int) -> Image.Image:
+    """A map of the embeddings of the first `count` measured test images."""
+    model = load_model(args.model_name_or_path).to(process_state().device)
+    batches = list(image_batches(data.validation, args.batch_size, limit=count, seed=args.seed))
+    features, labels = collect_features(model, batches)
+    return plot_embeddings(
+        features,
+        labels,
+        data.label_names,
+        images=torch.cat([batch["pixel_values"] for batch in batches]),
+        title=f"Map of the embeddings of {data.name}",
+        what="test images",
+        seed=args.seed,
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Draw what a saved model does with given images:
+"""Draw reconstructions, interpolations and variations of images by a saved model:
 
     python examples/make_editing_pictures.py --model_name_or_path outputs/demo/model --output_dir docs/images
 
 writes there
-    editing_reconstruct.png    held-out images, what their latents and noise give back, and ten times the difference
-    editing_interpolate.png    from one image to another, a row a pair
+    editing_reconstruct.png    held-out images, their reconstructions, and ten times the difference
+    editing_interpolate.png    from one image to another, one row per pair
     editing_vary_noise.png     the latent of an image with more and more new noise
     editing_vary_latent.png    the noise of an image with a latent that moves away (not for a model without latents)
-    editing_trajectory.png     how images come out of noise
+    editing_trajectory.png     samples along the flow from noise to images
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ CELL = 48  # pixels of an image, at least
 
 @dataclass
 class PictureArguments:
-    """What to draw, and where to."""
+    """What to draw, and where to write."""
 
     _argument_group_name = "pictures"
 
     model_name_or_path: str = field(metadata={"help": "Folder or hub id of a saved pipeline."})
     output_dir: str = field(default="docs/images", metadata={"help": "Folder for the pictures."})
     num_images: int = field(
-        default=10, metadata={"help": "Images, at least 2: one of each label as far as there are."}
+        default=10, metadata={"help": "Images, at least 2, of different labels as far as possible."}
     )
     num_steps: int = field(default=11, metadata={"help": "Images of an interpolation."})
     solver: Literal["euler", "heun", "rk45"] = field(default="heun", metadata={"help": "Solver of the image flow."})
-    num_inference_steps: int = field(default=50, metadata={"help": "Its steps (not of rk45, which chooses them)."})
-    seed: int = field(default=0, metadata={"help": "Decides the images and all noise."})
+    num_inference_steps: int = field(default=50, metadata={"help": "Steps of the solver; rk45 chooses them itself."})
+    seed: int = field(default=0, metadata={"help": "Decides images and noise."})
 
     def __post_init__(self) -> None:
         require_at_least(self, 2, "num_images", "num_steps")
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 
 
 def choose_images(pipe: LZNPipeline, args: PictureArguments, data_args: DataArguments) -> Tensor:
-    """Held-out images `(N, C, H, W)` in [-1, 1], drawn by the seed: in turn one of each label, if they have labels."""
+    """Held-out images `(N, C, H, W)` in [-1, 1], drawn by the seed, with the labels in turn if there are any."""
     data_args.image_size, data_args.num_channels = pipe.model.config.image_size, pipe.model.config.num_channels
     data = load_data(PartialState(), data_args)
     dataset = data.train if data.validation is None else data.validation
@@ -84,7 +84,9 @@ def choose_images(pipe: LZNPipeline, args: PictureArguments, data_args: DataArgu
     rows = torch.arange(len(batch["pixel_values"]))
     if "labels" in batch:
         labels = batch["labels"]
-        turns = torch.stack([(labels[:row] == labels[row]).sum() for row in rows])  # how many of its label came before
+        turns = torch.stack(
+            [(labels[:row] == labels[row]).sum() for row in rows]
+        )  # number of earlier images with its label
         rows = (turns * len(data.label_names) + labels).argsort()
     rows = rows[: args.num_images]
     if len(rows) < args.num_images:
@@ -93,7 +95,7 @@ def choose_images(pipe: LZNPipeline, args: PictureArguments, data_args: DataArgu
 
 
 def make_pictures(pipe: LZNPipeline, images: Tensor, args: PictureArguments) -> dict[str, Image.Image]:
-    """The pictures by file name. Every image has noise of its own, which is the same in all pictures."""
+    """The pictures by file name. The noise of an image is the same in all pictures."""
     options = {"solver": args.solver, "num_inference_steps": args.num_inference_steps, "output_type": "pt"}
 
     def generators(count: int) -> list[torch.Generator]:

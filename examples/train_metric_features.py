@@ -1,12 +1,12 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Train a small image classifier whose features measure generated images, where the Inception network cannot be had
-or does not fit the data: a ResNet of transformers, saved as a folder.
+"""Train a small image classifier as feature extractor for the metrics of generated images, where the Inception network is
+not available or does not fit the data: a ResNet of transformers, saved as a folder.
 
     python examples/train_metric_features.py --dataset_name digits
     python examples/train_metric_features.py --dataset_name fashion-mnist --data_dir DIR --random_flip
 
 `lzn_hf.evaluation.features.load_feature_extractor` opens the folder; so do `AutoModelForImageClassification` and
-`pipeline("image-classification")`. Distances on its features are comparable only among each other: report its name.
+`pipeline("image-classification")`. Distances on its features are comparable only with each other: report its name.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import set_seed
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, ResNetConfig, ResNetForImageClassification
 from transformers.models.vit import ViTImageProcessorPil
 
 from lzn_hf.data.batches import image_batches, to_pixel_values
+from lzn_hf.evaluation.cards import evaluation_results
 from lzn_hf.evaluation.features import process_images
 from lzn_hf.evaluation.results import write_json
 from lzn_hf.modeling_lzn import evaluation_mode
@@ -34,7 +35,7 @@ from lzn_hf.training.steps import EndlessBatches, check_num_processes, load_data
 
 logger = logging.getLogger(__name__)
 
-NUM_CHANNELS = 3  # of the network: grey images are repeated, so one network takes both kinds
+NUM_CHANNELS = 3  # of the network, which takes grey images repeated
 EVAL_BATCH_SIZE = 256
 
 CARD = """---
@@ -44,8 +45,8 @@ CARD = """---
 # {name}
 
 A small residual network (`ResNetForImageClassification`, {parameters:,} parameters) trained on {dataset} by
-`examples/train_metric_features.py` of lzn_hf. Its {features} features are there to compare generated images with real
-ones; distances on them are comparable only with distances on the features of this very network.
+`examples/train_metric_features.py` of lzn_hf. Its {features} features serve to compare generated images with real ones;
+distances on them are comparable only with distances on the features of the same network.
 
 Accuracy on {held_out:,} held-out images: {accuracy:.4f}.
 
@@ -62,7 +63,7 @@ How it was trained: `training_settings.json`.
 
 @dataclass
 class FeatureArguments:
-    """Which network to train, and how."""
+    """The network and its training."""
 
     _argument_group_name = "features"
 
@@ -70,22 +71,27 @@ class FeatureArguments:
         default="outputs/metric_features", metadata={"help": "Folder to write: a new one, or an empty one."}
     )
     hidden_sizes: list[int] = field(
-        default_factory=lambda: [32, 64, 128], metadata={"help": "Channels of the stages; the last are the features."}
+        default_factory=lambda: [32, 64, 128],
+        metadata={"help": "Channels of the stages; those of the last are the features."},
     )
-    depth: int = field(default=1, metadata={"help": "Residual blocks a stage."})
+    depth: int = field(default=1, metadata={"help": "Residual blocks per stage."})
     input_size: int | None = field(
         default=None,
         metadata={
-            "help": "Images are resized to this many pixels a side; default: twice their size, from 32 to 224, as the "
-            "network shrinks them to a quarter at once."
+            "help": "Height and width that images are resized to; default: twice their size, from 32 to 224, as the "
+            "first layers reduce them to a quarter."
         },
     )
-    seed: int = field(default=0, metadata={"help": "Decides the weights at the start and the order of images."})
-    batch_size: int = field(default=128, metadata={"help": "Images a step."})
-    max_train_steps: int = field(default=1200, metadata={"help": "Optimizer steps to train."})
-    learning_rate: float = field(default=3e-3, metadata={"help": "Highest learning rate of AdamW in its one cycle."})
+    seed: int = field(default=0, metadata={"help": "Decides the initial weights and the order of images."})
+    batch_size: int = field(default=128, metadata={"help": "Images per step."})
+    max_train_steps: int = field(default=1200, metadata={"help": "Optimizer steps."})
+    learning_rate: float = field(
+        default=3e-3, metadata={"help": "Highest learning rate of AdamW in the one-cycle schedule."}
+    )
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
-    label_smoothing: float = field(default=0.0, metadata={"help": "Share of a label given to all labels alike."})
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "Fraction of a label that is spread over all labels."}
+    )
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "depth", "batch_size", "max_train_steps")
@@ -96,7 +102,7 @@ class FeatureArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Trains by the command line `argv` (None: the process's own). Returns the folder."""
+    """Trains by the command line `argv` (None: that of the process). Returns the folder."""
     # 1. Settings and data: check everything before anything is written.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     parser = HfArgumentParser([DataArguments, FeatureArguments], description=__doc__, allow_abbrev=False)
@@ -116,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         raise ValueError("`validation_fraction` must be above 0: a feature extractor needs a held-out accuracy.")
     loader = make_train_loader(data.train, args.batch_size, 1, data_args.num_workers)
 
-    # 2. The network and what comes before it.
+    # 2. The network and its image processor.
     set_seed(args.seed)
     side = args.input_size or min(max(32, 2 * data.image_size), 224)
     processor = ViTImageProcessorPil(
@@ -173,15 +179,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
         tags=["feature-extractor", "lzn"],
         datasets=[data_args.hub_dataset] if data_args.hub_dataset else None,
         model_name=config.feature_extractor_name,
-        eval_results=[
-            EvalResult(
-                task_type="image-classification",
-                dataset_type=data_args.hub_dataset or "image-classification",
-                dataset_name=data.name,
-                metric_type="accuracy",
-                metric_value=round(accuracy, 4),
-            )
-        ],
+        eval_results=evaluation_results(
+            "image-classification",
+            data.name,
+            [("accuracy", None, round(accuracy, 4))],
+            hub_dataset=data_args.hub_dataset,
+        ),
     )
     card = CARD.format(
         metadata=metadata.to_yaml(),
@@ -200,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 def measure_accuracy(
     model: ResNetForImageClassification, processor: ViTImageProcessorPil, validation, limit: int | None
 ) -> tuple[float, int]:
-    """Share of held-out images that are put under their label, and how many images these were."""
+    """Accuracy on held-out images, and their number."""
     correct = total = 0
     with evaluation_mode(model):
         for batch in image_batches(validation, EVAL_BATCH_SIZE, limit=limit):

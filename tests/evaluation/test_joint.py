@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Numbers on data made to be good or bad; those of features and reconstructions are in test_generation_metrics_lzn.py."""
+"""Numbers on data made to be good or bad; those of features and reconstructions are in test_metrics.py."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lzn_hf.evaluation.joint import (
     accuracy,
     class_consistency,
     class_diversity,
-    frechet_distance,
     joint_latents,
     latent_statistics,
     novelty,
     pixel_frechet_distance,
     predict_log_probs,
 )
+from lzn_hf.evaluation.metrics import frechet_distance
 from lzn_hf.latent_zones import compute_latents
 
 
@@ -165,7 +165,7 @@ def test_predict_log_probs_is_the_classifier_in_batches(model, capfd):
     model.eval()
     with torch.no_grad():
         torch.testing.assert_close(log_probs, model(images).logits)
-    with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`batch_size` must be a whole number of at least 1, got 0"):
         predict_log_probs(model, images, batch_size=0)
     with pytest.raises(ValueError, match="`pixel_values` must hold at least one image"):
         predict_log_probs(model, images[:0])

@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Linear probe against scikit-learn, neighbours against a loop, and sets on which the answer is known."""
+"""Linear probe against scikit-learn, neighbours against a loop, and sets with a known answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from lzn_hf.evaluation.probes import (
     collect_features,
     knn_accuracy,
     linear_probe,
-    logistic_regression,
     nonzero_std,
 )
 
@@ -79,41 +78,11 @@ def test_a_label_that_training_lacks_counts_as_an_error():
 # Linear probe
 
 
-@pytest.mark.parametrize("weight_decay", [0.1, 10.0, 1000.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_probe_finds_the_minimum_that_scikit_learn_finds(weight_decay, dtype):
-    features, labels = mixed_up(600, 0, dtype)
-    features = (features - features.mean(0)) / features.std(0)
-    oracle = LogisticRegression(C=1 / weight_decay, tol=1e-10, max_iter=10_000).fit(features.double(), labels)
-
-    def loss(weight: torch.Tensor, bias: torch.Tensor) -> float:
-        logits = features.double() @ weight + bias
-        return (F.cross_entropy(logits, labels) + weight_decay / 2 / 600 * weight.square().sum()).item()
-
-    weight, bias = logistic_regression(features, labels, 3, weight_decay)
-    assert weight.dtype == bias.dtype == torch.float64
-    best = loss(torch.tensor(oracle.coef_.T), torch.tensor(oracle.intercept_))
-    assert abs(loss(weight, bias) - best) < 1e-6
-    # The minimum itself, but for the biases' common part, which changes nothing.
-    assert torch.allclose(weight, torch.tensor(oracle.coef_.T), atol=2e-3 if weight_decay < 1 else 2e-4)
-    assert torch.allclose(bias - bias.mean(), torch.tensor(oracle.intercept_), atol=1e-3)
-
-
-def test_the_probe_reaches_its_tolerance_on_more_features_than_images():
-    generator = torch.Generator().manual_seed(0)
-    features, labels = torch.randn(40, 90, generator=generator), torch.arange(40) % 4
-    weight, bias = logistic_regression(features, labels, 4, 1.0, tolerance=1e-7)
-    weight, bias = weight.requires_grad_(), bias.requires_grad_()
-    loss = F.cross_entropy(features.double() @ weight + bias, labels) + 1 / 2 / 40 * weight.square().sum()
-    gradients = torch.autograd.grad(loss, (weight, bias))
-    assert max(g.abs().max() for g in gradients) < 2e-7
-
-
 def test_a_regression_that_does_not_converge_is_an_error(monkeypatch):
-    monkeypatch.setattr("lzn_hf.evaluation.probes.MAX_EVALUATIONS", 3)
-    features, labels = mixed_up(200, 0)
-    with pytest.raises(RuntimeError, match="did not converge.*larger weight decay than 0.1"):
-        logistic_regression(features, labels, 3, 0.1)
+    monkeypatch.setattr("lzn_hf.evaluation.probes.MAX_ITERATIONS", 3)
+    sets = *mixed_up(200, 0), *mixed_up(50, 1)
+    with pytest.raises(RuntimeError, match="did not converge in 3 iterations.*larger weight decay than 0.1"):
+        linear_probe(*sets, weight_decays=[0.1])
 
 
 def test_the_probe_is_that_of_scikit_learn_on_standardised_features():
@@ -173,19 +142,26 @@ def test_the_weight_decay_is_chosen_on_held_out_training_images(decays):
 def test_the_choice_among_few_images_is_drawn_by_the_seed(monkeypatch):
     import lzn_hf.evaluation.probes as module
 
-    seen = []
+    seen, fit = [], module._fit_regression
 
-    def spy(features, labels, num_labels, weight_decay, **options):
-        seen.append((len(features), features.sum().item()))
-        return logistic_regression(features, labels, num_labels, weight_decay, **options)
+    def spy(x, y, weight_decay, **options):
+        seen.append((len(x), x.sum().item()))
+        return fit(x, y, weight_decay, **options)
 
-    monkeypatch.setattr(module, "logistic_regression", spy)
+    monkeypatch.setattr(module, "_fit_regression", spy)
     sets = *mixed_up(300, 0), *mixed_up(50, 1)
     for seed in (0, 0, 1):
-        linear_probe(*sets, weight_decays=[1.0, 10.0], max_selection_images=100, held_out_share=0.2, seed=seed)
+        linear_probe(*sets, weight_decays=[1.0, 10.0], max_selection_images=100, held_out_fraction=0.2, seed=seed)
     assert [count for count, _ in seen] == 3 * [80, 80, 300]
     first, second, other = seen[:3], seen[3:6], seen[6:]
     assert first == second and first[0] != other[0] and first[2] == other[2]
+
+
+def test_the_choice_leaves_out_held_out_images_of_labels_that_no_fit_knows():
+    features, labels = blobs(60, 0)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(4))
+    labels[order[0]] = 5  # the only image of its label, held out
+    assert linear_probe(features, labels, *blobs(300, 1), weight_decays=[0.1, 1.0], seed=4) > 0.9
 
 
 # Nearest neighbours
@@ -238,13 +214,13 @@ def test_only_the_direction_of_features_counts_for_neighbours():
     ("place", "value", "message"),
     [
         (0, torch.ones(30, 5, dtype=torch.int64), "`train_features` must be floating point"),
-        (0, torch.ones(30), "`train_features` must be floating point .images, features.* shape .30,."),
-        (2, torch.ones(0, 5), "`test_features` must be .* not empty"),
+        (0, torch.ones(30), "`train_features` must be floating point .samples, features.* shape .30,."),
+        (2, torch.ones(0, 5), "`test_features` must be .* at least 1 samples"),
         (2, torch.full((20, 5), float("nan")), "`test_features` must be finite"),
-        (2, torch.ones(20, 4), "`test_features` must have the 5 features of `train_features`, got 4"),
+        (2, torch.ones(20, 4), "`train_features` and `test_features` must have one width, got 5 and 4"),
         (1, torch.zeros(30, dtype=torch.int64), "`train_labels` must hold at least two"),
-        (1, torch.zeros(29, dtype=torch.int64), r"`train_labels` must be int64 of shape \(30,\)"),
-        (3, torch.zeros(20), "`test_labels` must be int64"),
+        (1, torch.zeros(29, dtype=torch.int64), r"`train_labels` must be whole numbers of shape \(30,\)"),
+        (3, torch.zeros(20), "`test_labels` must be whole numbers"),
         (3, torch.full((20,), -1), "`test_labels` must be at least 0, got -1"),
     ],
 )
@@ -261,11 +237,11 @@ def test_wrong_sets_are_refused(measure, place, value, message):
         (knn_accuracy, {"k": 0}, "`k` must be in 1..30.*got 0"),
         (knn_accuracy, {"k": 31}, "`k` must be in 1..30.*got 31"),
         (knn_accuracy, {"temperature": 0}, "`temperature` must be positive, got 0"),
-        (knn_accuracy, {"chunk_size": 0}, "`chunk_size` must be at least 1, got 0"),
+        (knn_accuracy, {"chunk_size": 0}, "`chunk_size` must be a whole number of at least 1, got 0"),
         (linear_probe, {"weight_decays": []}, r"`weight_decays` must be one or more positive numbers, got \[\]"),
         (linear_probe, {"weight_decays": [1.0, 0.0]}, "`weight_decays` must be one or more positive"),
-        (linear_probe, {"held_out_share": 1.0}, r"`held_out_share` must be in \(0, 1\), got 1.0"),
-        (linear_probe, {"held_out_share": 0.01}, "`held_out_share` 0.01 of 30 training images leaves 0"),
+        (linear_probe, {"held_out_fraction": 1.0}, r"`held_out_fraction` must be in \(0, 1\), got 1.0"),
+        (linear_probe, {"held_out_fraction": 0.01}, "`held_out_fraction` 0.01 of 30 training images leaves 0"),
     ],
 )
 def test_wrong_options_are_refused(measure, options, message):

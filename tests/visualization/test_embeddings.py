@@ -9,7 +9,7 @@ import torch
 from matplotlib.colors import to_rgb
 
 from lzn_hf.visualization.embeddings import map_to_plane, plot_embeddings
-from lzn_hf.visualization.grids import PALETTE
+from lzn_hf.visualization.figures import PALETTE
 
 
 NAMES = ["ant", "bee", "cow"]
@@ -94,11 +94,11 @@ def test_more_labels_than_colours_have_other_markers():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"features": torch.ones(3, 4)}, r"`features` must be floating point \(N, F\) with N > 3"),
+        ({"features": torch.ones(3, 4)}, "`features` must have at least 4 rows, got 3"),
         ({"features": torch.ones(5, 4, dtype=torch.int64)}, "`features` must be floating point"),
         ({"features": torch.full((5, 4), float("inf"))}, "`features` must be finite"),
         ({"features": torch.ones(5, 4)}, "`features` must not all have the same direction"),
-        ({"labels": torch.zeros(4, dtype=torch.int64)}, r"`labels` must be int64 of shape \(5,\)"),
+        ({"labels": torch.zeros(4, dtype=torch.int64)}, r"`labels` must be whole numbers of shape \(5,\)"),
         ({"labels": torch.full((5,), 3)}, "`labels` must be in 0..2 as there are 3 names, got 3..3"),
         ({"images": torch.zeros(5, 1, 8, 8)}, "`images` must be uint8 .* got torch.float32"),
         ({"images": torch.zeros(4, 1, 8, 8, dtype=torch.uint8)}, r"`images` must be uint8 \(5, C, H, W\)"),

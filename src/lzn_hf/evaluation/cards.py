@@ -1,13 +1,17 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""The README.md of a trained model: what it is, how good, how to use it, how it was trained."""
+"""Model cards: [`make_model_card`] writes the README.md of a trained model, [`add_results`] puts results into one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedConfig
 
 from ..configuration_lzn import LZNConfig
 
@@ -30,7 +34,7 @@ SETTINGS_SHOWN = {
         "ema_decay",
         "mixed_precision",
     ),
-}  # None: all that are set
+}  # the settings of a section that are shown; None: all that are set
 
 TEMPLATE = """---
 {metadata}
@@ -88,12 +92,12 @@ from transformers import AutoModel, pipeline
 
 
 def _usage(config: LZNConfig, model_id: str) -> str:
-    """How to use a model, by what it has."""
+    """Snippets for the parts that a model has."""
     text, lines = "", []
     if config.decoder_type is not None:
         arguments, more = "num_images_per_label=4", []
         if config.num_labels:
-            arguments = f'label="{config.id2label[0]}", num_images_per_label=4'
+            arguments = f'label="{label_names(config)[0]}", num_images_per_label=4'
             more.append("predictions = pipe.classify(images, top_k=3)  # classify, each image by itself")
         if config.encoder_type is not None:
             more.append("embeddings = pipe.embed(images)  # (4, features)")
@@ -110,7 +114,7 @@ def _usage(config: LZNConfig, model_id: str) -> str:
 
 
 def _summary(config: LZNConfig, dataset: str) -> tuple[str, str, list[str]]:
-    """What a model is, its task on the Hub, and the tags of what it does."""
+    """A description of a model, its task on the Hub, and the tags of its abilities."""
     network = f"[Latent Zoning Network](https://arxiv.org/abs/2509.15591) trained on {dataset}"
     if config.num_labels:
         text = f"A {network}. One model, one latent space: it\ngenerates images of {config.num_labels} labels, classifies images and embeds them."
@@ -135,19 +139,23 @@ def make_model_card(
     parameters: int,
     hub_dataset: str | None = None,
 ) -> ModelCard:
-    """Writes the card of a model: what it does follows from its config.
+    """Writes the card of a trained model, with the snippets and tags that its config allows.
 
     Args:
-        config: The model's config.
-        model_id: What `from_pretrained` is called with: a hub id or a folder.
-        dataset: Name of the dataset for people.
-        metrics: Results on the validation data, by name.
-        settings: As of `resolve_settings`.
-        parameters: Number of parameters.
-        hub_dataset: Id of the dataset on the Hub, where it is there.
+        config ([`LZNConfig`]): the model's config.
+        model_id (`str`): argument of `from_pretrained`: a hub id or a folder.
+        dataset (`str`): name of the dataset for people.
+        metrics (`dict[str, float]`): results on the validation data, by name.
+        settings (`dict`): the settings of the training by section, see `resolve_settings`.
+        parameters (`int`): number of parameters.
+        hub_dataset (`str`, *optional*): id of the dataset on the Hub.
+
+    Returns:
+        `ModelCard`: not saved yet.
     """
     name = model_id.rstrip("/").split("/")[-1]
     summary, task, tags = _summary(config, dataset)
+    values = [(metric.removeprefix("validation_"), None, round(value, 4)) for metric, value in metrics.items()]
     data = ModelCardData(
         license="apache-2.0",
         library_name="lzn_hf",
@@ -155,17 +163,7 @@ def make_model_card(
         tags=TAGS + tags,
         datasets=[hub_dataset] if hub_dataset else None,
         model_name=name,
-        eval_results=[
-            EvalResult(
-                task_type=task,
-                dataset_type=hub_dataset or task,
-                dataset_name=dataset,
-                metric_type=metric.removeprefix("validation_"),
-                metric_value=round(value, 4),
-            )
-            for metric, value in metrics.items()
-        ]
-        or None,
+        eval_results=evaluation_results(task, dataset, values, hub_dataset=hub_dataset) or None,
     )
     results = "\n".join(f"- {metric.replace('_', ' ')}: {value:.4f}" for metric, value in metrics.items())
     reference = ""
@@ -194,3 +192,85 @@ def make_model_card(
         settings="\n".join(rows),
     )
     return ModelCard(content)
+
+
+def label_names(config: PreTrainedConfig) -> list[str]:
+    """The names of a model's labels, by their ids."""
+    names = cast(Mapping[int, str], config.id2label)
+    return [names[label] for label in range(len(names))] if config.num_labels else []
+
+
+def evaluation_results(
+    task: str,
+    dataset: str,
+    values: Iterable[tuple[str, str | None, float]],
+    *,
+    hub_dataset: str | None = None,
+    split: str | None = None,
+) -> list[EvalResult]:
+    """Results for the metadata of a model card.
+
+    Args:
+        task (`str`): task on the Hub.
+        dataset (`str`): name of the dataset for people.
+        values (iterable of `tuple`): type of metric, name of metric (or None) and value of each result.
+        hub_dataset (`str`, *optional*): id of the dataset on the Hub.
+        split (`str`, *optional*): split of the dataset.
+
+    Returns:
+        `list[EvalResult]`: one for each value.
+    """
+    about: dict[str, Any] = {"dataset_type": hub_dataset or task, "dataset_name": dataset, "dataset_split": split}
+    return [
+        EvalResult(task_type=task, metric_type=metric, metric_name=name, metric_value=value, **about)
+        for metric, name, value in values
+    ]
+
+
+def add_results(folder: str | os.PathLike, results: Iterable[EvalResult], section: str | None = None) -> ModelCard:
+    """Puts results into the card of a model folder. A folder without README.md gets a short card.
+
+    Args:
+        folder (`str` or `os.PathLike`): the folder of the model.
+        results (iterable of `EvalResult`): for the metadata, where they replace all results of the same task, dataset and
+            type of metric.
+        section (`str`, *optional*): Markdown that begins with a heading of level 2. It replaces the section with this
+            heading, or is inserted before "How to use".
+
+    Returns:
+        `ModelCard`: not saved yet.
+    """
+    folder, results = Path(folder).resolve(), list(results)
+    if (folder / "README.md").is_file():
+        card = ModelCard.load(folder / "README.md")
+    else:
+        data = ModelCardData(library_name="lzn_hf", tags=TAGS, pipeline_tag=results[0].task_type if results else None)
+        network = "[Latent Zoning Network](https://arxiv.org/abs/2509.15591)"
+        card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {folder.name}\n\nA {network}.\n")
+    card.data.model_name = card.data.model_name or folder.name
+    replaced = {_result_key(result) for result in results}
+    kept = [result for result in card.data.eval_results or [] if _result_key(result) not in replaced]
+    card.data.eval_results = kept + results
+    if section is not None:
+        card.text = _replace_section(card.text, section.strip() + "\n")
+    return card
+
+
+def _result_key(result: EvalResult) -> tuple[str, str, str]:
+    return result.task_type, result.dataset_name, result.metric_type
+
+
+def _replace_section(text: str, section: str) -> str:
+    heading = re.escape(section.splitlines()[0])
+    # From the heading to the next one of its level.
+    old = re.compile(rf"^{heading}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+    if old.search(text):
+        text = old.sub(lambda _: section + "\n", text, count=1)
+    else:
+        usage = re.search(r"^## How to use\n", text, re.MULTILINE)
+        at = usage.start() if usage else len(text)
+        text = text[:at].rstrip() + "\n\n" + section + ("\n" + text[at:] if usage else "")
+    return text.rstrip() + "\n"
+
+
+__all__ = ["add_results", "evaluation_results", "label_names", "make_model_card"]

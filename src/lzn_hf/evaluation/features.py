@@ -1,52 +1,52 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Features of images for the metrics of `evaluation.metrics`, each extractor with the name to report beside them.
+"""Features of images for `evaluation.metrics`. Each extractor has a name to report beside the metrics.
 
     extractor = load_feature_extractor("outputs/metric_features")  # by examples/train_metric_features.py
     value = frechet_distance(extractor.features(real), extractor.features(generated))
     print(f"Fréchet distance on {extractor.name}: {value:.2f}")
 
-Images are `(N, C, H, W)` in [-1, 1]; everything that comes back is float32 on the CPU. An image's features do not
-depend on the other images of a call.
+Images are `(N, C, H, W)` in [-1, 1]; results are float32 on the CPU. The features of an image do not depend on the other
+images of a call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, PreTrainedModel
 
-from .metrics import check_images
+from .inputs import check_images
 
 
 BATCH_SIZE = 128
-SPATIAL_CHANNELS = 7  # of a feature map, as for sFID (arXiv 2103.03841)
-INTERPOLATION = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # by PIL's number
+SPATIAL_CHANNELS = 7  # channels of a feature map for sFID (arXiv 2103.03841)
+INTERPOLATION = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # names in torch by Pillow's numbers
 
 
 class FeatureExtractor:
     """The extractor `"pixels"`, without a network, and the base of the others.
 
     Attributes:
-        name (`str`): what to report beside every value that is computed from its features.
+        name (`str`): to report beside every value that is computed from its features.
     """
 
     name = "pixels"
 
     def features(self, pixel_values: Tensor) -> Tensor:
         """Features `(N, F)` of images `(N, C, H, W)` in [-1, 1]; a ValueError for anything else."""
-        return self._in_batches(self._features, pixel_values)
+        return cast(Tensor, self._in_batches(self._features, pixel_values))
 
     def spatial_features(self, pixel_values: Tensor) -> Tensor | None:
-        """Features `(N, F')` that still say where in the image they are, or None if there are none."""
+        """Features `(N, F')` that keep their position in the image, or None if there are none."""
         return self._in_batches(self._spatial_features, pixel_values)
 
     def log_probs(self, pixel_values: Tensor) -> Tensor | None:
-        """Log-probabilities `(N, C)` of labels, or None if this is no classifier."""
+        """Log-probabilities `(N, C)` of labels, or None without a classifier."""
         return self._in_batches(self._log_probs, pixel_values)
 
     @torch.no_grad()
@@ -71,10 +71,13 @@ class FeatureExtractor:
 
 
 class InceptionFeatureExtractor(FeatureExtractor):
-    """The Inception network of the literature's FID, sFID, KID and Inception score, from the package torch-fidelity.
+    """The Inception network of FID, sFID, KID and Inception score in the literature, from the package torch-fidelity.
 
-    Features are the 2,048 of its last pooling, log-probabilities are of its 1,008 logits without bias, and spatial
-    features the first seven channels (7 x 17 x 17) of the first branch of the fourth 17 x 17 block.
+    Features are its 2,048 pooled ones, log-probabilities come from its 1,008 logits without bias, and spatial features are
+    the first seven channels (7 x 17 x 17) of the first branch of the fourth 17 x 17 block.
+
+    Args:
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): device of the network.
 
     Raises:
         ValueError: if torch-fidelity cannot be imported.
@@ -133,12 +136,16 @@ class TransformersFeatureExtractor(FeatureExtractor):
     """An image model of transformers from a folder or the Hub, with safetensors weights and an image processor.
 
     Features are its pooled output; without one, the mean of the last feature map, or the first (class) token. Spatial
-    features are the first seven channels of the feature map in the middle of the network, where it has feature maps.
-    Log-probabilities are there if the saved architecture has an image classification head.
+    features are the first seven channels of the middle feature map, if there are feature maps. Log-probabilities need a
+    saved architecture with an image classification head.
+
+    Args:
+        name_or_path (`str` or `Path`): folder or hub id of the model.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): device of the network.
 
     Raises:
         OSError: if there is no such model, image processor, or safetensors file.
-        ValueError: if it is no image model, or the saved weights are not all that it needs.
+        ValueError: if it is no image model, or weights are missing.
     """
 
     def __init__(self, name_or_path: str | Path, device: str | torch.device = "cpu"):
@@ -155,7 +162,7 @@ class TransformersFeatureExtractor(FeatureExtractor):
         model, loading = auto_class.from_pretrained(
             name_or_path,
             use_safetensors=True,  # never pickled weights
-            output_hidden_states=True,  # in the config: a model that has none need not know the argument
+            output_hidden_states=True,  # in the config: not all models know the argument
             output_loading_info=True,
         )
         if model.main_input_name != "pixel_values":
@@ -168,9 +175,9 @@ class TransformersFeatureExtractor(FeatureExtractor):
                 f"`name_or_path` {name_or_path} has no weights for {', '.join(sorted(loading['missing_keys'])[:3])}, so "
                 f"the features of {type(model).__name__} would be random."
             )
-        self._model: nn.Module = model.to(device).eval()
+        self._model: PreTrainedModel = model.to(device).eval()
         self._num_channels = getattr(config, "num_channels", 3)
-        # A folder by examples/train_metric_features.py says what it is; a path says nothing to others.
+        # A folder of examples/train_metric_features.py has a name of its own, which says more than a path.
         where = Path(name_or_path).resolve().name if Path(name_or_path).is_dir() else name_or_path
         self.name = getattr(config, "feature_extractor_name", None) or f"{type(model).__name__} {where}"
 
@@ -196,13 +203,13 @@ class TransformersFeatureExtractor(FeatureExtractor):
 
 
 def load_feature_extractor(name_or_path: str | Path, device: str | torch.device = "cpu") -> FeatureExtractor:
-    """Loads the network whose features decide what a distance of images means.
+    """Loads the network that computes the features.
 
     Args:
-        name_or_path (`str` or `Path`): `"pixels"` (no network), `"inception"` (see [`InceptionFeatureExtractor`]), or a
-            folder or hub id of a transformers image model (see [`TransformersFeatureExtractor`]), such as one by
+        name_or_path (`str` or `Path`): `"pixels"` (no network), `"inception"` ([`InceptionFeatureExtractor`]), or folder
+            or hub id of an image model of transformers ([`TransformersFeatureExtractor`]), such as one trained by
             `examples/train_metric_features.py`.
-        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): where the network runs.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): device of the network.
 
     Raises:
         ValueError, OSError: as the classes above.
@@ -215,20 +222,20 @@ def load_feature_extractor(name_or_path: str | Path, device: str | torch.device 
 
 
 def process_images(images: Tensor, processor: Any, num_channels: int = 3) -> Tensor:
-    """What an image processor of transformers does to images, as tensor operations: resize, crop, normalise.
+    """Applies an image processor of transformers as tensor operations: resize, crop, normalise.
 
     Args:
         images (`Tensor` of shape `(B, C, H, W)`): in [-1, 1], C = 1 or `num_channels`.
         processor (`BaseImageProcessor`): its attributes are used.
-        num_channels (`int`, *optional*, defaults to 3): that the network takes; grey images are repeated.
+        num_channels (`int`, *optional*, defaults to 3): channels of the network's input; grey images are repeated.
 
     Returns:
-        `Tensor` of shape `(B, num_channels, H', W')`. It is within rounding to grey levels of what the processor makes
-        of the same images as PIL images.
+        `Tensor` of shape `(B, num_channels, H', W')`: the processor's output for the same images as PIL images, up to its
+        rounding to grey levels.
 
     Raises:
-        ValueError: if the images have colours but the network takes grey ones, or the processor does what is not known
-            here.
+        ValueError: if the images have colours but the network takes grey ones, or for an operation of the processor that
+            is not supported.
     """
     x = (_to_channels(images, num_channels) + 1) * 127.5
     if processor.do_resize:
@@ -262,7 +269,7 @@ def _to_channels(images: Tensor, num_channels: int) -> Tensor:
 
 
 def _resized_size(processor: Any, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """Height and width that images are resized to, and those that they are then cropped to."""
+    """Height and width to resize to, and to crop to afterwards."""
     size = processor.size
     if size.height and size.width:
         return (size.height, size.width), None

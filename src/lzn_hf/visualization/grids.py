@@ -1,27 +1,21 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Grids, comparisons and strips of images. Every function returns a PIL image.
-
-`matplotlib` and `scipy` are imported where they are used, and nothing needs a screen.
-"""
+"""Grids, comparisons and strips of images. Every function returns a PIL image."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..image_processing_lzn import LZNImageProcessor
+from ..pipeline_arguments_lzn import check_at_least
 
-# Petroff (arXiv 2107.02270): ten colours that people with colour-vision deficiencies can tell apart.
-PALETTE = (
-    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
-)  # fmt: skip
+
 GAP = 2  # pixels between the cells of a grid
-
-
-# Grids ---------------------------------------------------------------------------------------------------------------
 
 
 def image_grid(
@@ -36,23 +30,21 @@ def image_grid(
 
     Args:
         images (list of PIL images, or `Tensor` of shape `(N, C, H, W)` with C 1 or 3): tensors are `uint8`, or
-            floating point in [-1, 1] (what lies beyond is clipped). A last row that is not full ends in white.
+            floating point in [-1, 1] (other values are clipped). A last row that is not full ends in white.
         columns (`int`): images in a row.
         row_labels (list of `str`, *optional*): text to the left of each row.
-        column_labels (list of `str`, *optional*): text above each column; what is wider than a column is set smaller.
+        column_labels (list of `str`, *optional*): text above each column, in a smaller font where it is wider than the column.
         min_cell_size (`int`, *optional*, defaults to 32): smaller images are enlarged by a whole factor, without
             smoothing, until their shorter side has this many pixels.
 
     Returns:
-        `PIL.Image.Image`: mode L if all images are grey and RGB otherwise.
+        `PIL.Image.Image`: mode L if all images are grey, else RGB.
 
     Raises:
         ValueError: if there are no images, their sizes differ, the tensor is none of the above or has NaN, or the
             number of `row_labels` or `column_labels` is not that of the rows or columns.
     """
-    for name, value in (("columns", columns), ("min_cell_size", min_cell_size)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    check_at_least(1, columns=columns, min_cell_size=min_cell_size)
     cells = _to_pil(images) if isinstance(images, Tensor) else list(images)
     if not cells:
         raise ValueError("`images` must hold at least one image, got none.")
@@ -70,13 +62,15 @@ def image_grid(
     factor = math.ceil(min_cell_size / min(sizes[0])) if min(sizes[0]) < min_cell_size else 1
     width, height = (side * factor for side in sizes[0])
     mode = "L" if all(cell.mode == "L" for cell in cells) else "RGB"
-    font = ImageFont.load_default(max(10, min(height // 2, 24)))
+    font_size: float = max(10, min(height // 2, 24))
+    font = ImageFont.load_default(font_size)
     left = 0 if row_labels is None else 4 * GAP + math.ceil(max(font.getlength(str(text)) for text in row_labels))
     top, small = 0, font
     if column_labels is not None:
         widest = max(font.getlength(str(text)) for text in column_labels)
-        small = ImageFont.load_default(max(6, font.size * min(1, width / max(widest, 1))))
-        top = math.ceil(small.size) + 2 * GAP
+        font_size = max(6, font_size * min(1, width / max(widest, 1)))
+        small = ImageFont.load_default(font_size)
+        top = math.ceil(font_size) + 2 * GAP
     size = (left + GAP + columns * (width + GAP), top + GAP + rows * (height + GAP))
     grid = Image.new(mode, size, "white")
     for number, cell in enumerate(cells):
@@ -96,19 +90,21 @@ def image_grid(
 def comparison_grid(
     images_by_name: Mapping[str, Sequence[Image.Image] | Tensor], columns: int = 10, *, min_cell_size: int = 32
 ) -> Image.Image:
-    """A grid with what belongs together in one column: `{"original": ..., "reconstruction": ...}` makes pairs of rows.
+    """A grid with corresponding images in one column: `{"original": ..., "reconstruction": ...}` makes pairs of rows.
 
     Args:
-        images_by_name (`dict` of `str` to images): as many images under each name, see [`image_grid`]; names are
+        images_by_name (`dict` of `str` to images): equally many images under each name, see [`image_grid`]; names are
             written to the left.
         columns (`int`, *optional*, defaults to 10): images in a row.
         min_cell_size (`int`, *optional*, defaults to 32): see [`image_grid`].
 
+    Returns:
+        `PIL.Image.Image`: see [`image_grid`].
+
     Raises:
         ValueError: as [`image_grid`], and if the numbers of images differ.
     """
-    if columns < 1:
-        raise ValueError(f"`columns` must be at least 1, got {columns}.")
+    check_at_least(1, columns=columns)
     stacks = {k: _to_pil(v) if isinstance(v, Tensor) else list(v) for k, v in images_by_name.items()}
     counts = {name: len(stack) for name, stack in stacks.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
@@ -127,20 +123,22 @@ def comparison_grid(
 def trajectory_strip(
     trajectory: Tensor, times: Sequence[float], columns: int = 11, *, min_cell_size: int = 32
 ) -> Image.Image:
-    """How images come out of noise: a row an image, from left to right the samples at (some of) the times of the flow.
+    """Samples along the flow from noise to images: one row per image, with (some of) the times from left to right.
 
     Args:
         trajectory (`Tensor` of shape `(S, B, C, H, W)`): of a pipeline called with `return_trajectory=True`.
         times (list of S `float`): its times, which are written above the columns.
-        columns (`int`, *optional*, defaults to 11): samples of each image, at least 2: the first, the last, and those next to
-            equal distances between; all of them if there are no more.
+        columns (`int`, *optional*, defaults to 11): samples of each image, at least 2, at even distances from the first to
+            the last; all of them if there are no more.
         min_cell_size (`int`, *optional*, defaults to 32): see [`image_grid`].
 
+    Returns:
+        `PIL.Image.Image`: see [`image_grid`].
+
     Raises:
-        ValueError: as [`image_grid`], and if there are not as many times as samples.
+        ValueError: as [`image_grid`], and if the numbers of times and samples differ.
     """
-    if columns < 2:
-        raise ValueError(f"`columns` must be at least 2, got {columns}.")
+    check_at_least(2, columns=columns)
     if trajectory.ndim != 5 or len(trajectory) < 2:
         raise ValueError(f"`trajectory` must be (S, B, C, H, W) with S at least 2, got {tuple(trajectory.shape)}.")
     if len(times) != len(trajectory):
@@ -165,12 +163,9 @@ def _to_pil(images: Tensor) -> list[Image.Image]:
     if images.is_floating_point():
         if not torch.isfinite(images).all():
             raise ValueError("`images` must be finite, got NaN or infinite values.")
-        images = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    arrays = images.permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array) for array in arrays]
+    else:
+        images = images / 127.5 - 1
+    return cast(list[Image.Image], LZNImageProcessor().postprocess(images))
 
 
-# Zones ---------------------------------------------------------------------------------------------------------------
-
-
-__all__ = ["PALETTE", "comparison_grid", "image_grid", "trajectory_strip"]
+__all__ = ["comparison_grid", "image_grid", "trajectory_strip"]

@@ -1,10 +1,11 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""The latent space of a model as a picture: zones of the labels, and latents in them."""
+"""The latent space of a model as a picture: zones of the labels, and latents in them.
+
+`scipy` and `matplotlib` are imported where they are used.
+"""
 
 from __future__ import annotations
 
-import math
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..latent_zones import Solver, trace_assignments
-from .grids import PALETTE
+from ..pipeline_arguments_lzn import check_at_least
+from .figures import check_labels, check_rows, draw_map, new_figure, palette_colours
 
 
 CHUNK = 2048  # latents traced at once: (steps, CHUNK, labels) stays small for a thousand labels
@@ -24,22 +26,22 @@ NEIGHBOURS = 25  # prior samples that vote on the colour of a background pixel
 class ZoneWheel:
     """A map of the latent space to the unit disk in which the label zones are wedges.
 
-    No plane through the latent space can show C zones: they differ in C - 1 directions. So a latent is placed by what
-    the flow to the label anchors says about it, the mean over the flow of its assignment probabilities p:
+    No plane through the latent space can show C zones: they differ in C - 1 directions. The position of a latent follows
+    from its assignment probabilities p instead, averaged over the flow to the label anchors. With corners v_c of the labels
+    on a circle, zones that compete for the same latents beside each other:
 
-    - direction of sum_c p_c v_c, with the labels' corners v_c around a circle, zones that compete for the same latents
-      next to each other: the zones it leans to. Directions are replaced by their ranks among prior samples, so an
-      angle is a share of the prior.
-    - length of that sum: how early it was decided, replaced by its rank among the prior samples of its own zone.
+    - The angle is the direction of sum_c p_c v_c, replaced by its rank among prior samples. So the width of a wedge is the
+      probability of its zone.
+    - The radius is the length of that sum, which is larger the earlier the flow decides, replaced by its rank among the
+      prior samples of the latent's own zone.
 
-    So prior noise fills the disk, with no more mass in one direction than in another; a hole is a part of the prior
-    that is not used.
+    So prior noise fills the disk evenly; a hole is a part of the prior that no latent uses.
 
     Args:
         label_anchors (`Tensor` of shape `(C, D)`): at least three.
-        solver, num_steps: of the flow, see [`trace_assignments`]; those of the model make its zones.
-        num_prior_samples (`int`, *optional*, defaults to 20000): prior samples that the ranks refer to.
-        seed (`int`, *optional*, defaults to 0): draws them.
+        solver, num_steps: of the flow, see [`trace_assignments`]. Those of the model show its own zones.
+        num_prior_samples (`int`, *optional*, defaults to 20000): prior samples for the ranks.
+        seed (`int`, *optional*, defaults to 0): draws the prior samples.
 
     Raises:
         ValueError: for fewer than three label anchors, or arguments that [`trace_assignments`] refuses.
@@ -58,42 +60,41 @@ class ZoneWheel:
             raise ValueError(
                 f"`label_anchors` must be (C, D) with at least 3 labels, got {tuple(label_anchors.shape)}."
             )
-        if num_prior_samples < 1:
-            raise ValueError(f"`num_prior_samples` must be at least 1, got {num_prior_samples}.")
+        check_at_least(1, num_prior_samples=num_prior_samples)
         self.label_anchors = label_anchors.detach().float().cpu()
         self.solver, self.num_steps = solver, num_steps
         num_labels, dim = self.label_anchors.shape
         prior = torch.randn(num_prior_samples, dim, generator=torch.Generator().manual_seed(seed))
-        shares, self.prior_zones = self._trace(prior)
+        mean_probs, self.prior_zones = self._trace(prior)
         position = np.empty(num_labels)
-        position[_chain(shares.T @ shares)] = np.arange(num_labels)
+        position[_chain(mean_probs.T @ mean_probs)] = np.arange(num_labels)
         angle = 2 * np.pi * position / num_labels
         self.corners = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        angles, lengths = self._polar(shares)
+        angles, lengths = self._polar(mean_probs)
         self._sorted_angles = np.sort(angles)
         self._sorted_lengths = [np.sort(lengths[self.prior_zones == zone]) for zone in range(num_labels)]
-        self.prior_points = self._place(shares, self.prior_zones)
+        self.prior_points = self._place(mean_probs, self.prior_zones)
 
     def place(self, latents: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Points in the disk `(N, 2)` and zones `(N,)`, as label ids, of latents `(N, D)`."""
-        shares, zones = self._trace(latents.detach().float().cpu())
-        return self._place(shares, zones), zones
+        mean_probs, zones = self._trace(latents.detach().float().cpu())
+        return self._place(mean_probs, zones), zones
 
     def _trace(self, latents: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Mean assignment probabilities over the flow `(N, C)`, and the zones that it ends in `(N,)`."""
-        shares, zones = [], []
+        """Mean assignment probabilities over the flow `(N, C)`, and the zones at its end `(N,)`."""
+        mean_probs, zones = [], []
         for chunk in latents.split(CHUNK):
             _, log_probs = trace_assignments(chunk, self.label_anchors, solver=self.solver, num_steps=self.num_steps)
-            shares.append(log_probs.exp().mean(0))
+            mean_probs.append(log_probs.exp().mean(0))
             zones.append(log_probs[-1].argmax(-1))
-        return torch.cat(shares).double().numpy(), torch.cat(zones).numpy()
+        return torch.cat(mean_probs).double().numpy(), torch.cat(zones).numpy()
 
-    def _polar(self, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        points = shares @ self.corners
+    def _polar(self, mean_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        points = mean_probs @ self.corners
         return np.arctan2(points[:, 1], points[:, 0]), np.hypot(points[:, 0], points[:, 1])
 
-    def _place(self, shares: np.ndarray, zones: np.ndarray) -> np.ndarray:
-        angles, lengths = self._polar(shares)
+    def _place(self, mean_probs: np.ndarray, zones: np.ndarray) -> np.ndarray:
+        angles, lengths = self._polar(mean_probs)
         angle = 2 * np.pi * np.searchsorted(self._sorted_angles, angles) / len(self._sorted_angles)
         radius = np.empty(len(zones))
         for zone in np.unique(zones):
@@ -115,18 +116,19 @@ def plot_zones(
     title: str = "Latent zones",
     what: str = "images",
 ) -> Image.Image:
-    """Latents as dots in the colour of their label, and behind them the label zones, on a [`ZoneWheel`].
+    """Draws latents as dots in the colours of their labels over the label zones, on a [`ZoneWheel`].
 
-    The background is what zone prior samples near a place lie in, paler where they disagree. Latents in the zone of
-    another label are ringed and counted in the legend: this picture hides no mistakes.
+    The background shows the zone of most prior samples near a place, paler where they disagree. Latents in the zone of
+    another label are ringed and counted in the legend.
 
     Args:
         latents (`Tensor` of shape `(N, D)`): latents of samples.
         labels (`Tensor` of shape `(N,)`): their true labels.
-        label_anchors (`Tensor` of shape `(C, D)`): what makes the zones.
+        label_anchors (`Tensor` of shape `(C, D)`): the anchors of the zones.
         label_names (list of `str`): the names of the C labels.
         solver, num_steps, num_prior_samples, seed: see [`ZoneWheel`].
-        title, what (`str`, *optional*): the heading, and what the samples are, for the caption.
+        title (`str`, *optional*, defaults to `"Latent zones"`): heading.
+        what (`str`, *optional*, defaults to `"images"`): name of the samples in the caption.
 
     Returns:
         `PIL.Image.Image`: 1200 x 1050 pixels, RGB.
@@ -134,45 +136,32 @@ def plot_zones(
     Raises:
         ValueError: if shapes do not fit, latents are not finite, or there are fewer than three labels.
     """
-    if latents.ndim != 2 or len(latents) == 0 or latents.shape[1:] != label_anchors.shape[1:]:
-        raise ValueError(
-            f"`latents` must be (N, {label_anchors.shape[-1]}) and not empty, got {tuple(latents.shape)}."
-        )
-    if not torch.isfinite(latents).all():
-        raise ValueError("`latents` must be finite, got NaN or infinite values.")
-    if labels.shape != latents.shape[:1]:
-        raise ValueError(
-            f"`labels` must have shape ({len(latents)},), one for each latent, got {tuple(labels.shape)}."
-        )
+    check_rows("latents", latents)
+    if latents.shape[1:] != label_anchors.shape[1:]:
+        raise ValueError(f"`latents` must be (N, {label_anchors.shape[-1]}), got {tuple(latents.shape)}.")
     if len(label_names) != len(label_anchors):
         raise ValueError(
-            f"`label_names` must hold {len(label_anchors)} names, one a label anchor, got {len(label_names)}."
+            f"`label_names` must hold {len(label_anchors)} names, one for each label anchor, got {len(label_names)}."
         )
-    if ((labels < 0) | (labels >= len(label_anchors))).any():
-        raise ValueError(f"`labels` must be in 0..{len(label_anchors) - 1}, got {labels.min()}..{labels.max()}.")
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import to_rgb
-    from matplotlib.figure import Figure
+    check_labels(labels, len(latents), label_names)
 
     wheel = ZoneWheel(
         label_anchors, solver=solver, num_steps=num_steps, num_prior_samples=num_prior_samples, seed=seed
     )
     points, zones = wheel.place(latents)
-    labels = labels.cpu().numpy()
-    colours = np.array([to_rgb(PALETTE[label % len(PALETTE)]) for label in range(len(label_names))])
-
-    figure = Figure(figsize=(12, 10.5), dpi=100, facecolor="white")
-    canvas = FigureCanvasAgg(figure)  # no pyplot: no screen, no global state
+    label_ids, colours = labels.cpu().numpy(), palette_colours(len(label_names))
+    figure = new_figure(12, 10.5)
     axes = figure.add_axes((0.01, 0.1, 0.76, 0.84))
     axes.imshow(
         _background(wheel, colours), origin="lower", extent=(-EDGE, EDGE, -EDGE, EDGE), interpolation="bilinear"
     )
     for wrong in (False, True):  # the ringed ones on top
-        rows = (zones != labels) == wrong
+        rows = (zones != label_ids) == wrong
+        x, y = points[rows].T
         axes.scatter(
-            *points[rows].T,
-            c=0.85 * colours[labels[rows]],
+            x,
+            y,
+            c=0.85 * colours[label_ids[rows]],
             s=46 if wrong else 22,
             linewidths=1.6 if wrong else 0.5,
             edgecolors="black" if wrong else "white",
@@ -183,36 +172,31 @@ def plot_zones(
             x, y = members.mean(0) / np.hypot(*members.mean(0)) * 1.06
             axes.text(x, y, name, ha="center", va="center", fontsize=16, fontweight="bold", color=0.75 * colours[zone])
     axes.set(xlim=(-1.12, 1.12), ylim=(-1.12, 1.12), aspect="equal")
-    axes.axis("off")
 
-    for label in np.unique(labels):
+    shown = np.unique(label_ids)
+    for label in shown:
         axes.scatter([], [], color=0.85 * colours[label], s=60, label=label_names[label])
-    ringed = f"in another label's\nzone ({(zones != labels).sum()} of {len(labels)})"
+    ringed = f"in another label's\nzone ({(zones != label_ids).sum()} of {len(label_ids)})"
     axes.scatter([], [], s=60, facecolors="none", edgecolors="black", linewidths=1.6, label=ringed)
-    legend_columns = math.ceil((len(np.unique(labels)) + 1) / 24)
-    axes.legend(
-        loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
-        frameon=False,
-        fontsize=12,
-        ncols=legend_columns,
-        title="true label",
-    )
-    figure.text(0.5, 0.965, title, ha="center", va="center", fontsize=18)
-    caption = textwrap.fill(
-        f"Dots: latents of {len(labels):,} {what}. Background: the label zone of prior noise at that place, paler where "
+    caption = (
+        f"Dots: latents of {len(label_ids):,} {what}. Background: the label zone of prior noise at that place, paler where "
         "zones mix in this picture. Angle: the zones that a latent leans to, as a share of the prior, so a wedge is as "
         "wide as its zone is probable. Outwards: decided earlier on the way to the label anchors (rank within its zone). "
-        "Prior noise fills the disk in all directions alike.",
-        width=130,
+        "Prior noise fills the disk in all directions alike."
     )
-    figure.text(0.03, 0.055, caption, ha="left", va="center", fontsize=11, color="0.25", linespacing=1.4)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    return draw_map(
+        figure,
+        axes,
+        title=title,
+        caption=caption,
+        caption_height=0.055,
+        num_entries=len(shown) + 1,
+        entries_per_column=24,
+    )
 
 
 def _background(wheel: ZoneWheel, colours: np.ndarray, size: int = 400) -> np.ndarray:
-    """The disk `(size, size, 3)` in [0, 1]: colours of most of the nearest prior samples, paler with less of them."""
+    """The disk `(size, size, 3)` in [0, 1]: the majority colour of the nearest prior samples, paler for a smaller majority."""
     from scipy.spatial import cKDTree
 
     axis = ((np.arange(size) + 0.5) / size * 2 - 1) * EDGE
@@ -235,7 +219,7 @@ def _background(wheel: ZoneWheel, colours: np.ndarray, size: int = 400) -> np.nd
 
 
 def _chain(similarity: np.ndarray) -> list[int]:
-    """An order of the rows of `(C, C)` with similar ones side by side: each time the most similar one that is left."""
+    """An order of the rows of `(C, C)` with similar ones side by side: the most similar remaining one comes next."""
     order, left = [0], set(range(1, len(similarity)))
     while left:
         order.append(max(sorted(left), key=lambda label: similarity[order[-1], label]))
