@@ -1,12 +1,15 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from lzn_hf import LZNImageProcessor
+from lzn_hf.data import to_pixel_values
 
 
 GREY = np.random.RandomState(0).randint(0, 256, (8, 8)).astype(np.uint8)
@@ -86,16 +89,32 @@ def test_transparency_is_laid_on_white(white):
     assert (values[..., :4] == -1).all() and (values[..., 4:] == 1).all()
 
 
-def test_resizes_like_pillow_without_rounding():
+def test_resizes_like_pillow():
     image = Image.fromarray(RGB).resize((31, 17))
-    values = pixel_values(image, 3, size=8)
-    assert values.shape == (1, 3, 8, 8)
-    expected = np.array(image.resize((8, 8), Image.Resampling.BILINEAR)) / 127.5 - 1
-    assert np.abs(values[0].permute(1, 2, 0).numpy() - expected).max() <= 2.01 / 255  # one of Pillow's 8-bit levels
-    # A float array is neither rounded to 8 bits nor, with only zeros and ones in it, taken for 0..255.
+    squeezed = np.array(image.resize((8, 8), Image.Resampling.BILINEAR))
+    cropped = np.array(image.resize((8, 8), Image.Resampling.BILINEAR, box=(7, 0, 24, 17)))
+    for crop, expected in ((True, cropped), (False, squeezed)):
+        expected = torch.from_numpy(expected.transpose(2, 0, 1))[None]
+        assert torch.equal(pixel_values(image, 3, do_center_crop=crop), to_pixel_values(expected))
+        assert torch.equal(
+            processor(3, do_center_crop=crop)(image, return_tensors="pt").pixel_values, to_pixel_values(expected)
+        )
+    # A float array with only zeros and ones in it is not taken for 0..255.
     binary = (GREY > 127).astype(np.float32)
-    torch.testing.assert_close(pixel_values(binary, size=4), pixel_values((binary * 255).astype(np.uint8), size=4))
+    assert torch.equal(pixel_values(binary, size=4), pixel_values((binary * 255).astype(np.uint8), size=4))
     assert pixel_values(binary, size=4).unique().numel() > 2
+
+
+def test_floats_that_fit_are_not_rounded_to_8_bits():
+    values = np.random.default_rng(0).random((3, 8, 8)).astype(np.float32)
+    torch.testing.assert_close(pixel_values(values, 3)[0], torch.tensor(values) * 2 - 1, atol=1e-6, rtol=0)
+    rounded = torch.tensor(values * 255).round() / 127.5 - 1
+    torch.testing.assert_close(
+        pixel_values(Image.fromarray((values * 255).round().astype(np.uint8).transpose(1, 2, 0)), 3)[0],
+        rounded,
+        atol=1e-6,
+        rtol=0,
+    )
 
 
 def test_resize_filter_is_used_and_does_not_overshoot():
@@ -132,8 +151,9 @@ def test_numpy_output():
         (GREY / 127.5 - 1, r"floating point values in \[0, 1\]"),
         (GREY.astype(np.int64) + 255, "integers in 0..255"),
         (np.zeros((2, 8, 8)), r"1, 3 or 4 channels.*\(2, 8, 8\)"),
-        (Image.fromarray(GREY).convert("I"), "8-bit images, got PIL mode 'I'"),
-        (Image.fromarray(GREY).convert("F"), "8-bit images, got PIL mode 'F'"),
+        (Image.fromarray(GREY).convert("I"), "32-bit values .mode 'I'."),
+        (Image.fromarray(GREY).convert("F"), "32-bit values .mode 'F'."),
+        ([GREY, "nowhere.png"], "image 'nowhere.png' is not there"),
         ([], "at least one image"),
     ],
 )
@@ -149,6 +169,7 @@ def test_bad_images(image, message):
         ({"image_mean": 0.5}, "`image_mean` must be a list"),
         ({"image_mean": [0.5]}, "equally long"),
         ({"size": {"shortest_edge": 8}}, "`size` must be"),
+        ({"crop_size": {"height": 8, "width": 8}}, "`crop_size` must be None"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -200,3 +221,26 @@ def test_save_and_load(tmp_path):
     after = LZNImageProcessor.from_pretrained(tmp_path)
     assert after.to_dict() == before.to_dict()
     assert torch.equal(after(RGB, return_tensors="pt").pixel_values, before(RGB, return_tensors="pt").pixel_values)
+
+
+def test_folders_that_were_saved_without_a_crop_keep_squeezing(tmp_path):
+    wide = Image.fromarray(RGB).resize((16, 8))
+    processor(3).save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    saved = json.loads(path.read_text())
+    assert saved.pop("do_center_crop") is True and "crop_size" not in saved
+    path.write_text(json.dumps(saved))
+    old = LZNImageProcessor.from_pretrained(tmp_path)
+    expected = processor(3, do_center_crop=False)(wide, return_tensors="pt").pixel_values
+    assert torch.equal(old(wide, return_tensors="pt").pixel_values, expected)
+    old.save_pretrained(tmp_path)
+    assert LZNImageProcessor.from_pretrained(tmp_path).do_center_crop is False
+    assert LZNImageProcessor.from_pretrained(tmp_path, do_center_crop=True).do_center_crop is True
+
+
+def test_batches_in_a_list_are_one_batch():
+    batch = torch.tensor(np.stack([RGB, RGB[::-1]]))
+    assert torch.equal(pixel_values([batch, batch], 3), pixel_values(batch, 3).repeat(2, 1, 1, 1))
+    assert torch.equal(
+        pixel_values([GREY[..., None]] * 2, input_data_format="channels_last"), pixel_values([GREY, GREY])
+    )

@@ -27,7 +27,7 @@ from helpers.images import (
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from lzn_hf.data import images as images_module
+from lzn_hf.data import stores
 from lzn_hf.data.batches import collate_images, to_pixel_values
 from lzn_hf.data.images import StoredImageDataset, TensorImageDataset, load_image_data
 
@@ -177,7 +177,7 @@ def test_progress_is_shown_while_many_images_are_decoded(
 ):
     load_image_data("digits")
     assert "decoding" not in capsys.readouterr().err
-    monkeypatch.setattr(images_module, "PROGRESS_BAR_FROM", 1000)
+    monkeypatch.setattr(stores, "PROGRESS_BAR_FROM", 1000)
     load_image_data("digits")
     assert "decoding train" in (shown := capsys.readouterr().err) and "decoding test" not in shown
     monkeypatch.setenv("LOCAL_RANK", "1")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -281,6 +282,12 @@ def empty_split(root: Path) -> None:
     write_idx(root / "t10k-labels-idx1-ubyte.gz", np.zeros(0, np.uint8))
 
 
+def float_tiff() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((SIZE, SIZE), np.float32)).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
 def damaged_save_to_disk(root: Path) -> None:
     split_without_labels(root)
     (root / "test" / "state.json").write_text("{")
@@ -307,9 +314,9 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
         imagefolder_with("x.png", png(random_images(1)[0])[:-40]),
         r"image 8 of split 'train' \('.*dog.x.png'\) cannot be read",
     ),
-    "16 bits": (
-        imagefolder_with("x.png", png(np.full((SIZE, SIZE), 1000, np.uint16))),
-        r"dog.x.png'\) has more than 8 bits a pixel \(mode I",
+    "floats": (
+        imagefolder_with("x.tiff", float_tiff()),
+        r"dog.x.tiff'\) has 32-bit values \(mode 'F'\)",
     ),
     "sizes differ": (
         imagefolder_with("x.png", png(random_images(1, shape=(4, 5, 3))[0])),
@@ -365,9 +372,9 @@ def test_bad_data_dir(tmp_path: Path):
         load_image_data("fashion-mnist", tmp_path)
     with pytest.raises(ValueError, match=r"only datasets of the Hub"):
         load_image_data(data_dir=tmp_path, config_name="x")
-    write_imagefolder(tmp_path / "my [images]")
+    write_parquet(tmp_path / "my [tables]", {"image": [b"x"]})
     with pytest.raises(ValueError, match=r"rename the folder"):
-        load_image_data(data_dir=tmp_path / "my [images]")
+        load_image_data(data_dir=tmp_path / "my [tables]")
 
 
 def test_a_fashion_mnist_label_above_nine(tmp_path: Path):

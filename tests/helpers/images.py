@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Callable
+import struct
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,24 @@ def png(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def as_png(content: bytes, width: int, height: int) -> bytes:
+    """A PNG file whose header says another size."""
+    header = b"IHDR" + struct.pack(">II", width, height) + content[24:29]
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
+def write_files(root: Path, names: Iterable[str]) -> Path:
+    """Writes files below `root`: images by their suffix, each another one, and text."""
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".png":
+            path.write_bytes(png(random_images(1, number)[0]))
+        else:
+            path.write_text("text")
+    return root
 
 
 def write_imagefolder(root: Path, splits: tuple[str, ...] = ("train", "test"), each: int = 4) -> Path:

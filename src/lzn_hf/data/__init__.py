@@ -3,6 +3,7 @@
 
 from .batches import collate_images, image_batches, to_pixel_values
 from .images import ImageData, load_image_data
+from .summary import DataSummary
 
 
-__all__ = ["ImageData", "collate_images", "image_batches", "load_image_data", "to_pixel_values"]
+__all__ = ["DataSummary", "ImageData", "collate_images", "image_batches", "load_image_data", "to_pixel_values"]

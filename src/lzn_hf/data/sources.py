@@ -1,8 +1,8 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Where the images of [`load_image_data`] come from: finding the source, its splits, its columns and its labels.
+"""Where the images of [`load_image_data`] come from: finding the source, its splits and its labels.
 
-Rows are read alike from arrays ([`ArrayRows`]) and from `datasets`: `rows[number][column]`, `rows[column][:]`, `len(rows)`.
-Everything wrong with a source is a ValueError here, before training has begun.
+Rows are read alike from arrays ([`ArrayRows`]), from files ([`FileRows`]) and from `datasets`: `rows[number][column]`,
+`rows[column][:]`, `len(rows)`. Everything wrong with a source is a ValueError here, before training has begun.
 """
 
 from __future__ import annotations
@@ -13,24 +13,21 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 
+from .columns import find_image_column, find_label_column, find_labels
+from .folders import NOT_IMAGES, FolderTree, list_tree
+from .layouts import read_image_folder
 
-if TYPE_CHECKING:
-    import datasets
 
 FASHION_MNIST_LABELS = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-IMAGE_COLUMN_NAMES = ("image", "img", "images", "pixel_values")
-LABEL_COLUMN_NAMES = ("label", "labels", "fine_label", "class", "category", "target")
-VALIDATION_SPLIT_NAMES = ("validation", "valid", "val", "dev", "test")
 IDX_FILE = re.compile(r"(train|t10k|test)-(images[-.]idx3|labels[-.]idx1)-ubyte(\.gz)?")
 
 
@@ -48,16 +45,69 @@ class ArrayRows:
         return self.labels if key == "label" else {"image": self.images[key]}
 
 
-def read_splits(
-    dataset_name: str | None, data_dir: str | os.PathLike | None, config_name: str | None, streaming: bool
-) -> tuple[str, dict[str, Any], list[str] | None]:
-    """Finds the source. Returns its name, its splits, and the label names where neither labels nor columns tell."""
+@dataclass
+class Source:
+    """Images, with what there is to know about them before they are read.
+
+    Args:
+        name (`str`): a short name.
+        description (`str`): what it is and where.
+        splits (`dict[str, Any]`): the rows of each split.
+        image_column (`str`): the column of the images.
+        image_mode (`str`, *optional*): the mode that this column asks for.
+        label_column (`str`, *optional*): the column of the labels; `None`: no labels are wanted.
+        label_names (`list[str]`, *optional*): all labels.
+        label_ids (`dict`): the label id of each stored label.
+        labels_from (`str`): where the labels come from.
+        columns (`list[str]`): all columns.
+        features (*optional*): their types, where `datasets` reads them.
+        left_out (`dict[str, list[str]]`): names of files that are not read, by the reason.
+        unusual (`list[str]`): what the reader of a summary should know.
+    """
+
+    name: str
+    description: str
+    splits: Mapping[str, Any]
+    image_column: str = "image"
+    image_mode: str | None = None
+    label_column: str | None = None
+    label_names: list[str] | None = None
+    label_ids: dict[Any, int] = field(default_factory=dict)
+    labels_from: str = "none"
+    columns: list[str] = field(default_factory=list)
+    features: Any = None
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    unusual: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SourceArguments:
+    """The arguments of [`load_image_data`] that say where the images are, with the same names."""
+
+    dataset_name: str | None
+    data_dir: str | os.PathLike | None
+    config_name: str | None
+    image_column: str | None
+    label_column: str | None
+    train_split: str
+    use_labels: bool
+    streaming: bool
+
+
+def read_source(wanted: SourceArguments) -> Source:
+    """Finds the source and its labels.
+
+    Raises:
+        FileNotFoundError: if `data_dir` does not exist.
+        ValueError: for arguments that contradict each other, and for whatever is wrong with the source.
+    """
+    dataset_name, data_dir = wanted.dataset_name, wanted.data_dir
     if dataset_name is None and data_dir is None:
         raise ValueError('give `dataset_name` ("digits", "fashion-mnist" or a Hub id) or `data_dir` (a folder)')
     if data_dir is not None and dataset_name not in (None, "fashion-mnist"):
         raise ValueError(f"give `dataset_name` or `data_dir`, not both: got {dataset_name!r} and '{data_dir}'")
-    if config_name is not None and (data_dir is not None or dataset_name == "digits"):
-        raise ValueError(f"`config_name` is {config_name!r} but only datasets of the Hub have configurations")
+    if wanted.config_name is not None and (data_dir is not None or dataset_name == "digits"):
+        raise ValueError(f"`config_name` is {wanted.config_name!r} but only datasets of the Hub have configurations")
     if dataset_name == "fashion-mnist" and data_dir is None:
         raise ValueError(
             '`dataset_name="fashion-mnist"` needs `data_dir`, a folder with its four IDX files (train-images-idx3-ubyte'
@@ -65,25 +115,112 @@ def read_splits(
             "/usr/share/datasets/fashion-mnist) and at https://github.com/zalandoresearch/fashion-mnist; the Hub has "
             'the same images as `dataset_name="zalando-datasets/fashion_mnist"`'
         )
-    if data_dir is None and dataset_name != "digits":
-        return dataset_name, _load_with_datasets(dataset_name, dataset_name, config_name, streaming), None
-    folder = None
-    if data_dir is not None:
-        folder = Path(data_dir).resolve()
-        if not folder.exists():
-            raise FileNotFoundError(f"`data_dir` does not exist: '{data_dir}'")
-        if not folder.is_dir() or not any(path.is_file() for path in folder.rglob("*")):
-            raise ValueError(f"`data_dir` must be a folder with files in it, '{data_dir}' is a file or empty")
-    if folder is not None and not any(IDX_FILE.fullmatch(path.name) for path in folder.iterdir()):
-        if dataset_name == "fashion-mnist":
-            raise ValueError(f"'{data_dir}' holds no IDX files: looked for train-images-idx3-ubyte[.gz] and its like")
-        return folder.name, _load_folder(folder, streaming), None
-    if streaming:
-        raise ValueError(f"'{data_dir or dataset_name}' is read into memory at once: leave `streaming` out")
-    if folder is None:
-        return "digits", _read_digits(), None
-    names = list(FASHION_MNIST_LABELS) if dataset_name == "fashion-mnist" else None
-    return dataset_name or folder.name, _read_idx_folder(folder), names
+    if data_dir is None:
+        if dataset_name == "digits":
+            return _array_source("digits", "scikit-learn's handwritten digits", _read_digits(), None, wanted)
+        splits = _load_with_datasets(str(dataset_name), str(dataset_name), wanted)
+        return _column_source(str(dataset_name), f"dataset {dataset_name!r} of the Hub", splits, wanted)
+    folder = Path(data_dir).resolve()
+    if not folder.exists():
+        raise FileNotFoundError(f"`data_dir` does not exist: '{data_dir}'")
+    is_archive = folder.is_file() and folder.suffix.lower() == ".zip"
+    if not is_archive and (not folder.is_dir() or not any(path.is_file() for path in folder.rglob("*"))):
+        raise ValueError(
+            f"`data_dir` must be a folder with files in it, or a zip archive: '{data_dir}' is a file or empty"
+        )
+    if not is_archive and any(IDX_FILE.fullmatch(path.name) for path in folder.iterdir()):
+        names = list(FASHION_MNIST_LABELS) if dataset_name == "fashion-mnist" else None
+        description = f"IDX files of '{folder}'"
+        return _array_source(dataset_name or folder.name, description, _read_idx_folder(folder), names, wanted)
+    if dataset_name == "fashion-mnist":
+        raise ValueError(f"'{data_dir}' holds no IDX files: looked for train-images-idx3-ubyte[.gz] and its like")
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return _column_source(folder.name, f"save_to_disk folder '{folder}'", _load_from_disk(folder, wanted), wanted)
+    tree = list_tree(folder)
+    if tree.images:
+        return _file_source(tree, wanted)
+    if glob.escape(str(folder)) != str(folder):
+        raise ValueError(f"`data_dir` '{folder}' has one of the characters * ? [ in it: rename the folder")
+    splits = _load_with_datasets(str(folder), f"folder '{folder}'", wanted)
+    return _column_source(folder.name, f"data files of '{folder}'", splits, wanted)
+
+
+def _array_source(
+    name: str, description: str, splits: Mapping[str, Any], names: list[str] | None, wanted: SourceArguments
+) -> Source:
+    if wanted.streaming:
+        raise ValueError(f"'{wanted.data_dir or name}' is read into memory at once: leave `streaming` out")
+    _refuse_columns(name, image_column=wanted.image_column, label_column=wanted.label_column)
+    source = Source(name, description, splits)
+    if wanted.use_labels and wanted.train_split in splits:
+        ids = {label: label for label in range(len(names))} if names is not None else {}
+        if names is None:
+            names, ids = find_labels(name, splits[wanted.train_split], "label", None)
+        source.label_column, source.label_names, source.label_ids = "label", names, ids
+        source.labels_from = "the label array"
+    return source
+
+
+def _refuse_columns(name: str, **columns: str | None) -> None:
+    for argument, column in columns.items():
+        if column is not None:
+            raise ValueError(f"`{argument}` is {column!r} but {name} has no columns: leave it out")
+
+
+def _file_source(tree: FolderTree, wanted: SourceArguments) -> Source:
+    name = tree.root.stem if tree.root.is_file() else tree.root.name
+    _refuse_columns(name, image_column=wanted.image_column)
+    _refuse_two_sources(tree)
+    folder = read_image_folder(tree, wanted.use_labels, wanted.label_column)
+    splits: dict[str, Any] = dict(folder.splits)
+    if wanted.streaming:
+        splits = {split: rows.as_stream() for split, rows in folder.splits.items()}
+    packed = " (zip archive)" if any(file.member is not None for file in tree.images) else ""
+    source = Source(
+        name, f"images of '{tree.root}'{packed}", splits, columns=folder.columns, labels_from=folder.labels_from
+    )
+    source.left_out, source.unusual = tree.left_out, folder.unusual
+    if folder.label_names is not None:
+        source.label_column, source.label_names = "label", folder.label_names
+        source.label_ids = {label: number for number, label in enumerate(folder.label_names)}
+    return source
+
+
+def _refuse_two_sources(tree: FolderTree) -> None:
+    """Raises a ValueError if a parquet file beside the images holds images, too."""
+    for name in tree.left_out.get(NOT_IMAGES, []):
+        if name.lower().endswith(".parquet") and tree.root.is_dir() and _parquet_holds_images(tree.root / name):
+            raise ValueError(
+                f"'{tree.root}' holds {len(tree.images)} image files ('{tree.images[0].name}') and the parquet file {name!r} with images: "
+                "pass a `data_dir` that holds one of the two"
+            )
+
+
+def _parquet_holds_images(path: Path) -> bool:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        types = pyarrow.parquet.read_schema(path).types
+    except (pyarrow.ArrowException, OSError):
+        return False
+    return any(
+        pyarrow.types.is_binary(t) or (pyarrow.types.is_struct(t) and t.get_field_index("bytes") >= 0) for t in types
+    )
+
+
+def _column_source(name: str, description: str, splits: Mapping[str, Any], wanted: SourceArguments) -> Source:
+    source = Source(name, description, splits)
+    if wanted.train_split not in splits:
+        return source  # an error that names the splits follows
+    rows = splits[wanted.train_split]
+    source.image_column, feature = find_image_column(name, rows.features, wanted.image_column)
+    source.image_mode, source.features, source.columns = feature.mode, rows.features, list(rows.features)
+    if wanted.use_labels:
+        source.label_column = column = find_label_column(name, rows.features, wanted.label_column)
+        source.label_names, source.label_ids = find_labels(name, rows, column, rows.features[column])
+        source.labels_from = f"column {column!r}"
+    return source
 
 
 def _read_digits() -> dict[str, ArrayRows]:
@@ -139,27 +276,23 @@ def _read_idx(path: Path, ndim: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def _load_folder(folder: Path, streaming: bool) -> dict[str, Any]:
+def _load_from_disk(folder: Path, wanted: SourceArguments) -> dict[str, Any]:
     import datasets
 
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        if streaming:
-            raise ValueError(f"'{folder}' was written by save_to_disk and is read as needed: leave `streaming` out")
-        try:
-            loaded = datasets.load_from_disk(str(folder))
-        except (OSError, ValueError, LookupError) as error:
-            raise ValueError(f"'{folder}' looks like a save_to_disk folder but cannot be read: {error}") from error
-        return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {str(loaded.split or "train"): loaded}
-    if glob.escape(str(folder)) != str(folder):
-        raise ValueError(f"`data_dir` '{folder}' has one of the characters * ? [ in it: rename the folder")
-    return _load_with_datasets(str(folder), f"folder '{folder}'", None, streaming)
+    if wanted.streaming:
+        raise ValueError(f"'{folder}' was written by save_to_disk and is read as needed: leave `streaming` out")
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, LookupError) as error:
+        raise ValueError(f"'{folder}' looks like a save_to_disk folder but cannot be read: {error}") from error
+    return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {str(loaded.split or "train"): loaded}
 
 
-def _load_with_datasets(path: str, name: str, config_name: str | None, streaming: bool) -> dict[str, Any]:
+def _load_with_datasets(path: str, name: str, wanted: SourceArguments) -> dict[str, Any]:
     import datasets
 
     try:
-        return dict(datasets.load_dataset(path, config_name, streaming=streaming))
+        return dict(datasets.load_dataset(path, wanted.config_name, streaming=wanted.streaming))
     except ConnectionError as error:
         raise ValueError(
             f"{name!r} is not a dataset here, and the Hub could not be reached to look for it ({error}). Without the "
@@ -168,148 +301,8 @@ def _load_with_datasets(path: str, name: str, config_name: str | None, streaming
     except datasets.exceptions.DataFilesNotFoundError as error:
         raise ValueError(
             f"{name} holds no data: looked for IDX files (train-images-idx3-ubyte[.gz]), a save_to_disk folder "
-            "(dataset_dict.json or state.json), parquet files, and images (train/cat/1.png)"
+            "(dataset_dict.json or state.json), parquet files, and images (cat/1.png)"
         ) from error
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         cause = error.__cause__ or error  # "An error occurred while generating the dataset" tells nothing
         raise ValueError(f"{name} cannot be loaded: {type(cause).__name__}: {cause}") from error
-
-
-def choose_splits(
-    name: str, splits: dict[str, Any], train_split: str, validation_split: str | None, fraction: float, seed: int
-) -> list[tuple[str, Any]]:
-    """The training and (if any) the validation split, each with the numbers of its rows, None for a stream."""
-    for argument, split in (("train_split", train_split), ("validation_split", validation_split)):
-        if split is not None and split not in splits:
-            raise ValueError(f"`{argument}` is {split!r} but {name} has the splits {sorted(splits)}")
-    if validation_split is None:
-        validation_split = next((s for s in VALIDATION_SPLIT_NAMES if s in splits and s != train_split), train_split)
-    streaming = not hasattr(splits[train_split], "__len__")
-    for split in (train_split, validation_split):
-        if not streaming and len(splits[split]) == 0:
-            raise ValueError(f"split {split!r} of {name} is empty")
-    if validation_split != train_split:
-        return [(s, None if streaming else np.arange(len(splits[s]))) for s in (train_split, validation_split)]
-    if fraction == 0:
-        return [(train_split, None if streaming else np.arange(len(splits[train_split])))]
-    if streaming:
-        raise ValueError(
-            f"{name} has the splits {sorted(splits)} and a stream cannot be divided: pass another `validation_split`, "
-            "or `validation_fraction=0` to train without validation, or leave `streaming` out"
-        )
-    total = len(splits[train_split])
-    if total < 2:
-        raise ValueError(f"split {train_split!r} of {name} has {total} images: too few to hold some out")
-    held_out = min(max(round(total * fraction), 1), total - 1)
-    order = np.random.default_rng(seed).permutation(total)
-    return [(train_split, np.sort(order[held_out:])), (train_split, np.sort(order[:held_out]))]
-
-
-# Columns
-
-
-def find_image_column(name: str, rows: Any, column: str | None) -> tuple[str, datasets.Image | None]:
-    """The image column and the feature that decodes it, None for arrays."""
-    if isinstance(rows, ArrayRows):
-        if column is not None:
-            raise ValueError(f"`image_column` is {column!r} but {name} has no columns: leave it out")
-        return "image", None
-    from datasets import Image as ImageFeature
-    from datasets import Value
-
-    features = rows.features
-    if features is None:
-        raise ValueError(f"the column types of {name} are not known before it is read: leave `streaming` out")
-
-    def holds_files(feature: Any) -> bool:  # an image as parquet writers without `datasets` store it
-        return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
-
-    found = [c for c, feature in features.items() if isinstance(feature, ImageFeature) or holds_files(feature)]
-    column = _pick_column(name, "image_column", column, features, found, IMAGE_COLUMN_NAMES)
-    if column is None:
-        raise ValueError(f"{name} has no image column: its columns are {list(features)}; name one by `image_column`")
-    feature = features[column]
-    if column not in found and feature != Value("binary"):
-        raise ValueError(
-            f"`image_column` {column!r} of {name} holds no images but {feature}; columns: {list(features)}"
-        )
-    return column, ImageFeature(mode=getattr(feature, "mode", None))
-
-
-def find_label_column(name: str, rows: Any, column: str | None) -> str:
-    """The label column, whose type is one that [`find_labels`] knows."""
-    if isinstance(rows, ArrayRows):
-        if column is not None:
-            raise ValueError(f"`label_column` is {column!r} but {name} has no columns: leave it out")
-        return "label"
-    from datasets import ClassLabel, Value
-
-    features = rows.features
-    found = [c for c, feature in features.items() if isinstance(feature, ClassLabel)]
-    column = _pick_column(name, "label_column", column, features, found, LABEL_COLUMN_NAMES)
-    if column is None:
-        raise ValueError(
-            f"{name} has no label column: its columns are {list(features)}; name one by `label_column`, or pass "
-            "`use_labels=False` (`--no_use_labels`) to go without"
-        )
-    feature = features[column]
-    plain = isinstance(feature, Value) and re.fullmatch(r"u?int\d+|bool|(large_)?string", feature.dtype)
-    if column not in found and not plain:
-        raise ValueError(f"`label_column` {column!r} of {name} must hold class labels, integers or strings: {feature}")
-    return column
-
-
-def _pick_column(
-    name: str, argument: str, column: str | None, features: Any, found: list[str], usual: Sequence[str]
-) -> str | None:
-    """`column` if given; else the only one found by type, or among several (or none) the first with a usual name."""
-    if column is not None:
-        if column not in features:
-            raise ValueError(f"`{argument}` is {column!r} but the columns of {name} are {list(features)}")
-        return column
-    if len(found) == 1:
-        return found[0]
-    picked = next((c for c in usual if c in (found or features)), None)
-    if picked is None and found:
-        raise ValueError(f"{name} has several candidates {found}: name one by `{argument}`")
-    return picked
-
-
-def select_columns(name: str, rows: Any, split: str, columns: list[str], features: Any) -> Any:
-    """Leaves only `columns`, and images undecoded: errors can name the image then."""
-    from datasets import Image as ImageFeature
-
-    for column in columns:
-        if rows.features.get(column) != features[column]:
-            raise ValueError(
-                f"column {column!r} of {name} is {rows.features.get(column)} in split {split!r}, not {features[column]}"
-            )
-    return rows.with_format(None).select_columns(columns).cast_column(columns[0], ImageFeature(decode=False))
-
-
-def find_labels(name: str, rows: Any, column: str, names: list[str] | None) -> tuple[list[str], dict[Any, int]]:
-    """The label names and the id of each stored label: ids are stored where names are known, else distinct values."""
-    feature = None if isinstance(rows, ArrayRows) else rows.features[column]
-    names = getattr(feature, "names", None) or names
-    if names is not None:
-        return list(names), {label: label for label in range(len(names))}
-    if not hasattr(rows, "__len__"):
-        raise ValueError(
-            f"`label_column` {column!r} of {name} holds plain {feature.dtype} values: their set is unknown until all "
-            "is read, so leave `streaming` out, or make it a ClassLabel column, or pass `use_labels=False` (`--no_use_labels`)"
-        )
-    values = sorted(value for value in set(rows[column][:]) if value not in (None, -1))
-    return [str(value) for value in values], {value: label for label, value in enumerate(values)}
-
-
-def label_tensor(values: list[Any], label_ids: dict[Any, int], split: str, number: int = 0) -> torch.Tensor:
-    """Stored labels of the rows from `number` on as label ids, int64."""
-    labels = [label_ids.get(value, -1) for value in values]
-    if -1 in labels:
-        row = labels.index(-1)
-        raise ValueError(
-            f"row {number + row} of split {split!r} has the label {values[row]!r}, which is none of the "
-            f"{len(label_ids)} labels of the training data. Unlabelled or other data? Name another split by "
-            "`train_split` or `validation_split`, or pass `use_labels=False` (`--no_use_labels`)"
-        )
-    return torch.tensor(labels, dtype=torch.int64)

@@ -114,13 +114,16 @@ class DataArguments:
     data_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Folder: images in one folder a label, parquet files, what `save_to_disk` wrote, or IDX files."
+            "help": "Folder: images in one folder a label (or a zip of it), parquet files, what `save_to_disk` wrote, or IDX files."
         },
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
     image_column: str | None = field(default=None, metadata={"help": "Column of the images; default: found by type."})
     label_column: str | None = field(
-        default=None, metadata={"help": "Column of the labels; default: found by type or name."}
+        default=None,
+        metadata={
+            "help": "Column of the labels, or `folder` for the names of class folders beside a table; default: the only candidate."
+        },
     )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     validation_split: str | None = field(
@@ -135,6 +138,10 @@ class DataArguments:
     )
     num_channels: int | None = field(
         default=None, metadata={"help": "1 (grey) or 3 (colour); default: that of the first image."}
+    )
+    skip_bad_images: bool = field(
+        default=False,
+        metadata={"help": "Leave out images that cannot be read, counted and named, instead of stopping."},
     )
     streaming: bool = field(default=False, metadata={"help": "Read images as they come and keep none."})
     shuffle_buffer_size: int = field(

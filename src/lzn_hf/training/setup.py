@@ -36,6 +36,8 @@ from .steps import load_data, make_train_loader, micro_batch_size, start_acceler
 
 logger = logging.getLogger(__name__)
 
+DATA_SUMMARY_FILE = "data_summary.json"
+
 
 @dataclass
 class TrainingSetup:
@@ -100,10 +102,15 @@ def set_up_training(
     loader = make_train_loader(data.train, batch_size, accelerator.num_processes, data_args.num_workers)
     if run.dry_run:
         accelerator.print(describe_run(settings, model_parts(model), data, run, accelerator.num_processes))
+        accelerator.print(data.summary)
         return None
     if checkpoint:
         check_resume(checkpoint, settings)
     model_id = create_hub_repo(accelerator, run) if run.push_to_hub else run.output_dir
+    logger.info(data.summary)
+    if accelerator.is_main_process:
+        Path(run.output_dir).mkdir(parents=True, exist_ok=True)
+        write_json(Path(run.output_dir) / DATA_SUMMARY_FILE, data.summary.to_dict())
     return TrainingSetup(accelerator, tracker, checkpoint, data, model, loader, settings, model_id)
 
 

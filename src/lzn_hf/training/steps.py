@@ -128,6 +128,7 @@ def load_data(accelerator: Accelerator, arguments: DataArguments, use_labels: bo
             image_size=arguments.image_size,
             num_channels=arguments.num_channels,
             use_labels=use_labels,
+            skip_bad_images=arguments.skip_bad_images,
             streaming=arguments.streaming,
             shuffle_buffer_size=arguments.shuffle_buffer_size,
             seed=arguments.data_seed,

@@ -1,0 +1,259 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""One way from an image to `uint8` pixels, for training, evaluation and inference alike: [`image_to_pixels`].
+
+Every step is Pillow's, in 8 bits, in this order:
+
+1. A file is opened and decoded, unless it has more than `MAX_PIXELS` pixels. Of an animation, the first frame is taken.
+2. It is turned upright, as its EXIF orientation says.
+3. 16-bit grey is scaled to 8 bits, `round(v / 257)`. Images of 32-bit integers or floats are refused: nothing tells which value is
+   white.
+4. Transparency (an alpha channel, plain or premultiplied, a palette with alpha, one transparent colour) is laid on white.
+5. Colours become grey (`L = 0.299 R + 0.587 G + 0.114 B`, in Pillow's integers) or grey becomes RGB.
+6. Another size is resampled, antialiased: the largest centred box of the output's aspect ratio, or the whole image.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from io import BytesIO
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+
+
+ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
+
+# 64 million pixels take 0.2 GB as RGB. Pillow alone warns at 89 million and refuses twice as many.
+MAX_PIXELS = 64_000_000
+
+URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
+GREY_MODES = ("1", "L", "LA", "La")
+# Formats that Pillow opens as 32-bit integers (mode "I") while their values have 16 bits.
+SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
+
+
+class ImageError(ValueError):
+    """Says what is wrong with an image, as the end of a sentence of which the image is the subject."""
+
+
+def image_to_pixels(
+    source: ImageSource,
+    num_channels: int | None = None,
+    size: tuple[int, int] | None = None,
+    *,
+    crop: bool = True,
+    resample: int = Image.Resampling.BILINEAR,
+) -> Tensor:
+    """Reads one image, see the steps above.
+
+    Args:
+        source (`str`, `os.PathLike`, `bytes`, `PIL.Image.Image`, `np.ndarray` or `Tensor`): path of a local file, content of a
+            file, or an image. Arrays and tensors hold integers in 0..255 or floating point values in [0, 1] (rounded to 8 bits), of
+            shape `(H, W)`, `(H, W, C)` or `(C, H, W)` with 1, 3 or 4 channels (the fourth is alpha); where both are possible,
+            `(C, H, W)` is meant.
+        num_channels (`int`, *optional*): 1 (grey) or 3 (RGB). `None`: 1 for grey images, 3 for all others.
+        size (`tuple[int, int]`, *optional*): height and width. `None` keeps the size of the image.
+        crop (`bool`, *optional*, defaults to `True`): whether another aspect ratio is brought to that of `size` by cutting off what
+            is beyond the centre. `False` squeezes the image.
+        resample (`int`, *optional*, defaults to `PIL.Image.Resampling.BILINEAR`): Pillow's filter.
+
+    Returns:
+        `Tensor` of shape `(num_channels, H, W)`, `uint8`.
+
+    Raises:
+        ImageError: for a URL, a file that is missing or cannot be read, an image with too many pixels or none, and values that are
+            out of range or of another type.
+    """
+    try:
+        return fit_image(flatten_image(open_image(source)), num_channels, size, crop=crop, resample=resample)
+    except ImageError as error:
+        raise ImageError(f"{describe_source(source)} {error}") from error
+
+
+def describe_source(source: Any) -> str:
+    """Names an image for an error message."""
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        return f"image {path[:200] + '...' if len(path) > 200 else path!r}"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"image of {len(source)} bytes"
+    if isinstance(source, Image.Image):
+        path = getattr(source, "filename", "")
+        return f"image {path!r}" if path else f"image of mode {source.mode!r}"
+    return f"image of type {type(source).__name__}"
+
+
+def open_image(source: ImageSource) -> Image.Image:
+    """Opens and decodes an image of at most `MAX_PIXELS` pixels, as it is stored: in any mode, not turned.
+
+    Raises:
+        ImageError: see [`image_to_pixels`].
+    """
+    if isinstance(source, (np.ndarray, Tensor)):
+        return array_to_image(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(BytesIO(source))
+    if isinstance(source, Image.Image):
+        return _decode(source)
+    if not isinstance(source, (str, os.PathLike)):
+        raise ImageError("must be a path, the bytes of a file, a PIL image, a NumPy array or a tensor")
+    path = os.fspath(source)
+    if isinstance(path, str) and URL.match(path):
+        raise ImageError("is a URL: only local files are opened, so download it and pass its path or its bytes")
+    if not os.path.isfile(path):
+        raise ImageError("is a folder" if os.path.isdir(path) else "is not there: no such file")
+    try:
+        with open(path, "rb") as file:
+            return _decode(file)
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error!r}") from error
+
+
+def _decode(source: BinaryIO | Image.Image) -> Image.Image:
+    try:
+        image = source if isinstance(source, Image.Image) else Image.open(source)
+        if 0 in image.size:
+            raise ImageError(f"has no pixels: it is {image.width} x {image.height}")
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(
+                f"is {image.width} x {image.height}: more than {MAX_PIXELS:,} pixels are not decoded, make it smaller"
+            )
+        image.load()
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"has more than {MAX_PIXELS:,} pixels, which are not decoded: {error}") from error
+    except Exception as error:  # Pillow's readers raise anything on damaged files: OSError, SyntaxError, struct.error
+        raise ImageError(f"cannot be read: {error!r}") from error
+    return image
+
+
+def flatten_image(image: Image.Image) -> Image.Image:
+    """Turns an image upright and makes it opaque, with 8 bits: of mode "L" if it is grey, else "RGB".
+
+    Raises:
+        ImageError: if its mode cannot be converted.
+    """
+    mode, image_format = image.mode, image.format
+    try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        if mode.startswith("I;16") or (mode == "I" and image_format in SIXTEEN_BIT_FORMATS):
+            return _from_16_bits(image)
+        if mode.startswith(("I", "F")):
+            raise ImageError(
+                f"has 32-bit values (mode {mode!r}), of which nothing tells which is white: convert it to 8 or 16 bits, or pass an "
+                "array of integers in 0..255 or floating point values in [0, 1]"
+            )
+        if image.has_transparency_data:
+            if mode == "La":
+                image = image.convert("LA")
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("L" if mode in GREY_MODES else "RGB")
+    except ImageError:
+        raise
+    except Exception as error:  # damaged EXIF data or palettes
+        raise ImageError(f"of mode {mode!r} cannot be converted: {error!r}") from error
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(f"must hold 16-bit values, got values in [{values.min()}, {values.max()}]")
+    grey = (values + 128) // 257  # round(v / 257)
+    transparency = image.info.get("transparency")
+    if transparency is not None:
+        grey[values == transparency] = 255
+    return Image.fromarray(grey.astype(np.uint8))
+
+
+def fit_image(
+    image: Image.Image,
+    num_channels: int | None = None,
+    size: tuple[int, int] | None = None,
+    *,
+    crop: bool = True,
+    resample: int = Image.Resampling.BILINEAR,
+) -> Tensor:
+    """Converts an image of [`flatten_image`] to pixels of a number of channels and a size, see [`image_to_pixels`]."""
+    if num_channels is not None:
+        image = image.convert("L" if num_channels == 1 else "RGB")
+    if size is not None and image.size != size[::-1]:
+        if crop:
+            image = ImageOps.fit(image, size[::-1], method=Image.Resampling(resample))
+        else:
+            image = image.resize(size[::-1], Image.Resampling(resample))
+    pixels = np.array(image)  # a copy, since Pillow's is read-only
+    return torch.from_numpy(pixels.reshape(image.height, image.width, -1)).permute(2, 0, 1)
+
+
+def array_to_image(array: np.ndarray | Tensor, channels_first: bool | None = None) -> Image.Image:
+    """Converts an array or a tensor to a PIL image of mode "L", "RGB" or "RGBA".
+
+    Args:
+        array (`np.ndarray` or `Tensor`): see [`image_to_pixels`].
+        channels_first (`bool`, *optional*): whether the shape is `(C, H, W)`; `None` takes it for that if the first size is 1, 3 or 4.
+
+    Raises:
+        ImageError: for other shapes and types, and for values that are not finite or out of range.
+    """
+    array = _channels_first(array, channels_first)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ImageError("must be finite, got NaN or infinite values")
+    highest = 255 if array.dtype.kind in "ui" else 1
+    if array.min() < -1e-4 or array.max() > highest + 1e-4:  # a little room for rounding
+        raise ImageError(
+            "must hold integers in 0..255 or floating point values in [0, 1], "
+            f"got {array.dtype} values in [{array.min()}, {array.max()}]"
+        )
+    if highest == 1:
+        array = np.rint(array.clip(0, 1) * 255.0)
+    pixels = np.moveaxis(array.astype(np.uint8), 0, -1)
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
+
+
+def as_floats(array: np.ndarray | Tensor, channels_first: bool | None = None) -> np.ndarray | None:
+    """A floating point array as float32 of shape `(C, H, W)`; `None` for other types. Arguments as in [`array_to_image`]."""
+    values = _channels_first(array, channels_first)
+    return values.astype(np.float32) if values.dtype.kind == "f" else None
+
+
+def _channels_first(array: np.ndarray | Tensor, channels_first: bool | None) -> np.ndarray:
+    if isinstance(array, Tensor):
+        array = array.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()
+    shape = array.shape
+    if array.dtype.kind not in "buif":
+        raise ImageError(f"must hold integers or floating point values, got an array of {array.dtype}")
+    if array.ndim == 2:
+        array = array[None]
+    elif array.ndim == 3 and not (shape[0] in (1, 3, 4) if channels_first is None else channels_first):
+        array = np.moveaxis(array, -1, 0)
+    if array.ndim != 3 or array.shape[0] not in (1, 3, 4):
+        raise ImageError(
+            f"must have shape (H, W), or (H, W, C) or (C, H, W) with 1, 3 or 4 channels, got an array of shape {shape}"
+        )
+    if array.size == 0:
+        raise ImageError(f"has no pixels: it is an array of shape {shape}")
+    if array.shape[1] * array.shape[2] > MAX_PIXELS:
+        raise ImageError(f"has more than {MAX_PIXELS:,} pixels: it is an array of shape {shape}")
+    return array
+
+
+__all__ = [
+    "MAX_PIXELS",
+    "ImageError",
+    "ImageSource",
+    "array_to_image",
+    "as_floats",
+    "describe_source",
+    "fit_image",
+    "flatten_image",
+    "image_to_pixels",
+    "open_image",
+]
