@@ -29,7 +29,7 @@ test: setup  ## run the tests; report in outputs/test
 test-slow: setup  ## run the tests that take minutes; report in outputs/test
 	$(PYTEST) --junitxml=outputs/test/report_slow.xml -m slow -o faulthandler_timeout=3600 $(PYTEST_ARGS)
 
-bench: setup  ## run the benchmarks with small sizes (results in outputs/bench), then write the README's tables from benchmarks/results
+bench: setup  ## run the benchmarks with small sizes (results in outputs/bench), then write the tables of docs/benchmarks.md from benchmarks/results
 	@set -e; for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py --quick"; $(RUN) benchmarks/$$name.py --quick; done
 	@$(RUN) benchmarks/render_table.py
 
