@@ -14,8 +14,8 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from convert_original_checkpoint import convert, load_checkpoint
 from parity_report import MIN_RELATIVE_NOISE, NOISE_FACTOR, GoldenFile, max_difference, unnormalized
+from published_checkpoint import convert, load_checkpoint
 from published_format import config_from_published, numbered_modules
 from torch import Tensor, nn
 

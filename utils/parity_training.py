@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from convert_original_checkpoint import PARTS, PREFIX, published_weights
 from parity_models import REVERSE_LATENTS, Outputs, label_flow, latent_flow
 from parity_report import FLOAT32_EPS, NOISE_FACTOR, GoldenFile
+from published_checkpoint import PARTS, PREFIX, published_weights
 from published_format import published_entries, to_ours, to_published
 from torch import Tensor
 
