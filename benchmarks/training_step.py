@@ -10,7 +10,7 @@ metrics. Three forms run in turn:
     plain      float32, contiguous tensors, the latent flow over all pairs of rows and anchors
     lzn_hf     float32, as train_joint.py does it; the baseline is `plain`
     chosen     with --mixed_precision and/or --compile; the baseline is `lzn_hf`
-The shares of time are those of the form lzn_hf, synchronized with the device after each part, also with --compile or another
+The percentages of time are those of the form lzn_hf, synchronized with the device after each part, also with --compile or another
 precision.
 """
 
@@ -137,7 +137,7 @@ def time_rows(preset: str, step: TrainingStep, repeats: int) -> list[Row]:
         hook.remove()
     total = sum(seconds.values())
     ordered = sorted(seconds.items(), key=lambda item: -item[1])
-    return [row(f"{preset}: share of {part}", 100 * value / total, "%", detail=True) for part, value in ordered]
+    return [row(f"{preset}: time in {part}", 100 * value / total, "%", detail=True) for part, value in ordered]
 
 
 def preset_rows(preset: str, args: argparse.Namespace) -> list[Row]:
@@ -157,7 +157,7 @@ def preset_rows(preset: str, args: argparse.Namespace) -> list[Row]:
         rows.append(row(f"{label}: training step, {form}", rates[ours], "images/s", baseline=rates[baseline]))
     rows.append(row(f"{label}: arithmetic of it", teraflops, "TFLOP/s", detail=True))
     if args.peak_tflops:
-        rows.append(row(f"{label}: share of {args.peak_tflops:g} TFLOP/s", 100 * teraflops / args.peak_tflops, "%"))
+        rows.append(row(f"{label}: percentage of {args.peak_tflops:g} TFLOP/s", 100 * teraflops / args.peak_tflops, "%"))
     rows += time_rows(preset, steps["lzn_hf"], args.repeats)
     peaks = [peak_memory(args, form, preset=[preset]) / 2**20 for form in (ours, baseline)]
     return [*rows, row(f"{preset}: peak memory", peaks[0], "MiB", baseline=peaks[1])]

@@ -280,12 +280,12 @@ class _Limits:
             return "gradients", torch.tensor(max(GRADIENT_NORM * scale, self.rounding))
         if kind == "grad_norms":
             limit = (GRADIENT_NORM * golden.nan_to_num()).clamp(min=self.rounding)
-            return "gradient norms, in shares of their limit", limit
+            return "gradient norms, as fractions of their limit", limit
         if kind == "new_param":
             return "parameters after Adam", torch.tensor(self._step(prefix, key) + FLOAT32_EPS * scale)
         if kind == "param_delta_norms":
             steps = [self._step(prefix, key, 0.5) for key in self.file.entries[name]["keys"]]
-            return "steps of Adam, in shares of their limit", torch.tensor(steps, dtype=torch.float64)
+            return "steps of Adam, as fractions of their limit", torch.tensor(steps, dtype=torch.float64)
         like = {"anchor": "encoder/anchor", "latent": "latent_from_data"}.get(kind, "decoder/velocity")
         limit = {"class_weights": 1e-6, "label_prob": REVERSE_LATENTS, "recon_per_sample": LOSS * scale}
         return "iteration", torch.tensor(limit.get(kind, NOISE_FACTOR * (self.file.noise(like) or 0.0)))

@@ -4,7 +4,7 @@
 `golden/published_layouts.json.xz` has, for each of the six published models, the config (without paths, logging and metrics)
 and the key and shape of every tensor in a checkpoint. It is made from a folder of golden data by
 
-    python tests/test_convert_original_checkpoint.py GOLDEN_DIR
+    PYTHONPATH=src:tests:utils python tests/utils/test_convert_original_checkpoint.py GOLDEN_DIR
 
 Trainer files for the tests are made from tiny models here. Where the environment variable LZN_GOLDEN_DIR names a folder of
 golden data, the checkpoints in it are converted, too, and must reproduce what the published code computes with them.
