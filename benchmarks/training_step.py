@@ -157,7 +157,9 @@ def preset_rows(preset: str, args: argparse.Namespace) -> list[Row]:
         rows.append(row(f"{label}: training step, {form}", rates[ours], "images/s", baseline=rates[baseline]))
     rows.append(row(f"{label}: arithmetic of it", teraflops, "TFLOP/s", detail=True))
     if args.peak_tflops:
-        rows.append(row(f"{label}: percentage of {args.peak_tflops:g} TFLOP/s", 100 * teraflops / args.peak_tflops, "%"))
+        rows.append(
+            row(f"{label}: percentage of {args.peak_tflops:g} TFLOP/s", 100 * teraflops / args.peak_tflops, "%")
+        )
     rows += time_rows(preset, steps["lzn_hf"], args.repeats)
     peaks = [peak_memory(args, form, preset=[preset]) / 2**20 for form in (ours, baseline)]
     return [*rows, row(f"{preset}: peak memory", peaks[0], "MiB", baseline=peaks[1])]
