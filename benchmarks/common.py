@@ -1,17 +1,19 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""What every benchmark here shares: arguments, interleaved timing, peak memory of a fresh process, results as JSON.
+"""The harness of all benchmarks: arguments, interleaved timing, peak memory of a fresh process, results as JSON.
 
-    args = parse(benchmark_parser(__doc__, "networks"), quick={"batch": 1})
-    seconds = median_times({"ours": ours, "plain": plain}, args.repeats)
-    rows = [row("forward", seconds["ours"], "s", baseline=seconds["plain"], target="<= 0.27")]
-    print_rows(rows)
-    write_results(args.output, vars(args), rows)
+A benchmark is a function from its arguments to rows:
 
-Peak memory is that of a process that does one thing. A script starts itself again with an argument of its own, and ends there:
+    def measure(args):
+        seconds = median_times({"ours": ours, "plain": plain}, args.repeats)
+        bytes_ours = peak_memory(args, "ours")
+        return [row("forward", seconds["ours"], "s", baseline=seconds["plain"]), row("memory", bytes_ours / 2**20, "MiB")]
 
-    if args.memory_of:  # hidden: parser.add_argument("--memory_of", help=argparse.SUPPRESS)
-        return print_peak_memory(FORMS[args.memory_of])
-    bytes_ours = peak_memory(["--memory_of", "ours", "--batch", str(args.batch)])
+    ARGUMENTS = {"batch": (64, "images")}  # default and help of `--batch`
+    if __name__ == "__main__":
+        run_benchmark(__file__, __doc__, measure, ARGUMENTS, quick={"batch": 1}, memory=lambda args, case: CASES[case])
+
+[`peak_memory`] starts the script again with the same arguments and the name of a case. There `memory` makes the function whose
+growth of the peak is measured.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,51 +38,95 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "transformers", "diffusers", "numpy", "lzn_hf")
-RATES = ("/s",)  # a unit that ends so is better when larger; seconds, bytes and errors are better when smaller
+RATES = ("/s",)  # a unit with this ending is better when larger; seconds, bytes and errors are better when smaller
+NO_SETTINGS = ("seed", "output", "memory_of")  # arguments that the results do not list as settings
 
 Row = dict[str, Any]
+# Default and help text of an argument, and more of what `add_argument` takes. A list takes several values, False is a flag.
+Arguments = Mapping[str, tuple[Any, ...]]
 
 
-# Arguments
+# --- Arguments and the run -------------------------------------------------------------------------------------------------
 
 
-def benchmark_parser(description: str | None, name: str, *, repeats: int = 5) -> argparse.ArgumentParser:
-    """A parser with the arguments of every benchmark: `--repeats`, `--seed`, `--quick`, `--output`."""
-    parser = argparse.ArgumentParser(
-        prog=f"python benchmarks/{name}.py",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--repeats", type=int, default=repeats, help=f"timed runs after the warm-up ({repeats})")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all random inputs (0)")
-    parser.add_argument(
-        "--quick", action="store_true", help="small sizes, as `make bench`; other arguments still count"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help=f"the JSON (benchmarks/results/{name}.json; with --quick outputs/bench/{name}.json)",
-    )
-    parser.set_defaults(benchmark=name)
-    return parser
+def run_benchmark(
+    file: str,
+    doc: str | None,
+    measure: Callable[[argparse.Namespace], list[Row]],
+    arguments: Arguments,
+    *,
+    quick: Mapping[str, Any],
+    repeats: int = 5,
+    threads: int | None = None,
+    memory: Callable[[argparse.Namespace, str], Callable[[], Any]] | None = None,
+) -> None:
+    """Parses the command line, measures, prints the rows and writes them as JSON.
+
+    Args:
+        file: `__file__` of the script.
+        doc: `__doc__` of the script.
+        measure: Returns the rows for parsed arguments.
+        arguments: The script's own arguments; `--repeats`, `--seed`, `--quick` and `--output` are everyone's.
+        quick: Defaults under `--quick`.
+        repeats: Default of `--repeats`.
+        threads: Threads of torch; torch's default without it.
+        memory: Returns the function to run for a case of [`peak_memory`].
+    """
+    args = parse(Path(file).stem, doc, arguments, quick, repeats)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if args.memory_of is not None:
+        print_peak_memory(memory(args, args.memory_of))
+        return
+    rows = measure(args)
+    print_rows(rows)
+    write_results(args.output, vars(args), rows)
 
 
 def parse(
-    parser: argparse.ArgumentParser, quick: Mapping[str, Any], argv: Sequence[str] | None = None
+    name: str,
+    doc: str | None,
+    arguments: Arguments,
+    quick: Mapping[str, Any],
+    repeats: int = 5,
+    argv: Sequence[str] | None = None,
 ) -> argparse.Namespace:
-    """Parses `argv`. `quick` are the defaults under `--quick`: what the user gives wins. Sets the seed and `output`."""
+    """Parses `argv`. The user's values win over those of `quick`. Seeds torch; sets `output` and `command`."""
+    parser = argparse.ArgumentParser(
+        prog=f"python benchmarks/{name}.py", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments = {
+        "repeats": (repeats, "timed runs after the warm-up"),
+        "seed": (0, "seed of all random inputs"),
+        "quick": (False, "small sizes, as in `make bench`; other arguments still count"),
+        "output": (None, f"the JSON (benchmarks/results/{name}.json; with --quick outputs/bench/)", {"type": Path}),
+        **arguments,
+    }
+    for key, (default, text, *more) in arguments.items():
+        options: dict[str, Any] = {"default": default, "help": text, **(more[0] if more else {})}
+        if default is False:
+            options["action"] = "store_true"
+        elif default is not None:
+            options["help"] += " (%(default)s)"
+            options.setdefault("type", type(default[0] if isinstance(default, list) and default else default))
+        if isinstance(default, list):
+            options["nargs"] = "+"
+        parser.add_argument(f"--{key}", **options)
+    parser.add_argument("--memory_of", help=argparse.SUPPRESS)
     if parser.parse_args(argv).quick:
         parser.set_defaults(**quick)
     args = parser.parse_args(argv)
     if args.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {args.repeats}")
     if args.output is None:
-        args.output = ROOT / ("outputs/bench" if args.quick else "benchmarks/results") / f"{args.benchmark}.json"
+        args.output = ROOT / ("outputs/bench" if args.quick else "benchmarks/results") / f"{name}.json"
+    changed = {key: getattr(args, key) for key in arguments if getattr(args, key) != parser.get_default(key)}
+    args.command = " ".join(["python", f"benchmarks/{name}.py", *command_line({**changed, "output": None})])
     torch.manual_seed(args.seed)
     return args
 
 
-# Time and memory
+# --- Time and memory -------------------------------------------------------------------------------------------------------
 
 
 def median_times(
@@ -88,62 +134,78 @@ def median_times(
     repeats: int,
     *,
     warmup: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, float]:
-    """Median seconds of each function. Rounds call every function once, so that a slow moment of the machine hits all.
+    """Returns median seconds of each function.
+
+    Rounds call every function once, so that a slow moment of the machine hits all.
 
     Args:
-        repeats: timed rounds.
-        warmup: rounds before them that are not timed.
-        clock: `time.process_time` with one thread is steadier on a machine that does other work.
+        functions: Functions by name.
+        repeats: Timed rounds.
+        warmup: Untimed rounds before them.
+        clock: By default processor time where torch has one thread and no GPU, which is steady on a machine that does other
+            work too; otherwise the time of the clock.
     """
+    if clock is None:
+        clock = time.process_time if torch.get_num_threads() == 1 and not on_gpu() else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(warmup + repeats):
         for name, function in functions.items():
-            _synchronize()
+            synchronize()
             start = clock()
             function()
-            _synchronize()
+            synchronize()
             if turn >= warmup:
                 seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _synchronize() -> None:
-    if torch.cuda.is_initialized():
+def on_gpu() -> bool:
+    return torch.cuda.is_initialized()
+
+
+def synchronize() -> None:
+    if on_gpu():
         torch.cuda.synchronize()
 
 
-def _peak_bytes() -> int:
-    """The most memory this process has had. Linux hands `ru_maxrss` on from the parent process, so not that there."""
-    status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
-    if found:
-        return 1024 * int(found[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def print_peak_memory(function: Callable[[], Any]) -> None:
-    """In the fresh process: calls `function` and prints by how many bytes the peak grew, for [`peak_memory`].
-
-    Where `function` uses a CUDA device, this is the most memory that was allocated there.
-    """
-    before = _peak_bytes()
-    function()
-    grown = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else _peak_bytes() - before
-    print(json.dumps({"peak_bytes": grown}))
-
-
-def peak_memory(argv: Sequence[str]) -> int:
-    """Starts this script with `argv` in a fresh process, which calls [`print_peak_memory`]: bytes over its imports."""
-    command = [sys.executable, sys.argv[0], *argv]
+def peak_memory(args: argparse.Namespace, case: str, **changes: Any) -> int:
+    """Returns by how many bytes the peak of a fresh process grows in a case, with `args` and `changes` to them."""
+    settings = {**vars(args), "quick": False, "output": None, "command": None, **changes, "memory_of": case}
+    command = [sys.executable, sys.argv[0], *command_line(settings)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[1:])} ended with {done.returncode}:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
 
 
-# Results
+def command_line(settings: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in settings.items():
+        if value is None or value is False or value == []:
+            continue
+        yield f"--{name}"
+        if value is not True:
+            yield from map(str, value if isinstance(value, list) else [value])
+
+
+def print_peak_memory(function: Callable[[], Any]) -> None:
+    """In the fresh process: calls `function` and prints the growth of the peak, on a CUDA device the most allocated bytes."""
+    before = _peak_bytes()
+    function()
+    grown = torch.cuda.max_memory_allocated() if on_gpu() else _peak_bytes() - before
+    print(json.dumps({"peak_bytes": grown}))
+
+
+def _peak_bytes() -> int:
+    # Not `ru_maxrss` on Linux, where a process inherits it from its parent.
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return 1024 * int(found[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+# --- Results ---------------------------------------------------------------------------------------------------------------
 
 
 def row(
@@ -152,26 +214,23 @@ def row(
     unit: str,
     *,
     baseline: float | None = None,
-    target: str | None = None,
     column: str | None = None,
     detail: bool = False,
 ) -> Row:
-    """A result: `ratio` says how many times better than the baseline `value` is, for a rate ("images/s") as for a time.
+    """Returns a result; its `ratio` says how many times better than the baseline it is, a rate ("images/s") as well as a time.
 
     Args:
+        name: What was measured.
+        value: The result.
         unit: "s", "ms", "MiB", "images/s", "rms", "%", ...
-        baseline: the same quantity of the baseline, measured in this run.
-        target: a bound in words, compared to the value (`"<= 0.27"`) or, with an x, to the ratio (`">= 1.3x"`).
-        column: in the README, rows with one become a table of name by column, without baselines.
-        detail: printed and written, but not shown in the README.
+        baseline: The same quantity of the baseline, measured in the same run.
+        column: On the page, rows with one become a table of name by column, without baselines.
+        detail: Whether the page leaves the row out.
     """
     result: Row = {"name": name, "value": value, "unit": unit, "baseline": baseline, "ratio": None}
     if baseline is not None:
-        larger_is_better = unit.endswith(RATES)
-        top, bottom = (value, baseline) if larger_is_better else (baseline, value)
+        top, bottom = (value, baseline) if unit.endswith(RATES) else (baseline, value)
         result["ratio"] = top / bottom if bottom else None
-    if target is not None:
-        result["target"] = target
     if column is not None:
         result["column"] = column
     if detail:
@@ -179,41 +238,27 @@ def row(
     return result
 
 
-def target_met(result: Row) -> bool | None:
-    """Whether a row meets its target; None where there is nothing to compare."""
-    found = re.fullmatch(r"(<=|>=) ([\d.,e+-]+)(x?)", result.get("target") or "")
-    measured = result["ratio"] if found and found[3] else result["value"]
-    if not found or measured is None:
-        return None
-    bound = float(found[2].replace(",", ""))
-    return measured <= bound if found[1] == "<=" else measured >= bound
-
-
 def format_value(value: float | None) -> str:
-    """Three digits, thousands with commas: 0.000123 -> 1.2e-04, 0.271, 14.0, 104,211."""
+    """Returns three digits, thousands with commas: 0.000123 -> 1.2e-04, 0.271, 14.0, 104,211."""
     if value is None:
         return ""
     if value and abs(value) < 1e-3:
         return f"{value:.1e}"
-    if abs(value) < 100:
-        return f"{value:.3g}"
-    return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
 
 
-def row_cells(result: Row) -> tuple[str, str, str, str, str]:
-    """The texts of a row: name, value with its unit, baseline, ratio, target with its verdict."""
-    met = target_met(result)
-    verdict = "" if met is None else (" met" if met else " missed")
-    ratio = "" if result["ratio"] is None else f"{format_value(result['ratio'])}x"
-    value = f"{format_value(result['value'])} {result['unit']}".strip()
+def row_cells(result: Row) -> tuple[str, str, str, str]:
+    """Returns the texts of a row: name, value with its unit, baseline, ratio."""
     name = ", ".join(filter(None, (result["name"], result.get("column"))))
-    return name, value, format_value(result["baseline"]), ratio, f"{result.get('target') or ''}{verdict}"
+    value = f"{format_value(result['value'])} {result['unit']}".strip()
+    ratio = "" if result["ratio"] is None else f"{format_value(result['ratio'])}x"
+    return name, value, format_value(result["baseline"]), ratio
 
 
 def print_rows(rows: Iterable[Row]) -> None:
     """Prints rows as a table."""
-    cells = [("", "value", "baseline", "ratio", "target"), *map(row_cells, rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(5)]
+    cells = [("", "value", "baseline", "ratio"), *map(row_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for name, *others in cells:
         texts = [name.ljust(widths[0]), *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True))]
         print("  ".join(texts).rstrip())
@@ -221,7 +266,7 @@ def print_rows(rows: Iterable[Row]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The hardware: processor, cores, memory in GiB, operating system, GPU or None."""
+    """Returns processor, cores, memory in GiB, operating system, and GPU or None."""
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -236,7 +281,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide about speed."""
+    """Returns the versions of Python and of the packages that speed depends on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -247,14 +292,13 @@ def versions() -> dict[str, str]:
 
 
 def write_results(path: str | Path, settings: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Writes `{machine, versions, threads, seed, settings, results}` with sorted keys. `settings`: `vars(args)` will do."""
-    hidden = ("seed", "output", "benchmark", "memory_of")
+    """Writes `{machine, versions, threads, seed, settings, results}` with sorted keys. `settings` is `vars(args)`."""
     report = {
         "machine": machine(),
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "seed": settings.get("seed"),
-        "settings": {key: value for key, value in settings.items() if key not in hidden},
+        "settings": {key: value for key, value in settings.items() if key not in NO_SETTINGS},
         "results": list(rows),
     }
     path = Path(path)

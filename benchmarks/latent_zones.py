@@ -1,8 +1,8 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 """Time and memory of latent computation and of tracing assignments, forward and backward.
 
-Against the direct form: the velocity as the paper writes it, sum_i p_i (e_i - a_i) with e_i = (x - (1 - t) a_i) / t, by
-broadcasting over rows, anchors and dimensions; both run the same Euler steps. And, at sizes where that would not fit, against a
+The baseline is the direct form: the velocity as the paper writes it, sum_i p_i (e_i - a_i) with e_i = (x - (1 - t) a_i) / t,
+broadcast over rows, anchors and dimensions, with the same Euler steps. At sizes where that would not fit, the baseline is a
 loop of nothing but the same matrix products and softmaxes. Memory is that of a fresh process over its imports.
 """
 
@@ -10,19 +10,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from common import (
-    Row,
-    benchmark_parser,
-    median_times,
-    parse,
-    peak_memory,
-    print_peak_memory,
-    print_rows,
-    row,
-    write_results,
-)
+from common import Row, median_times, peak_memory, row, run_benchmark
 from torch import Tensor
 
 from lzn_hf import LZNConfig
@@ -31,148 +22,112 @@ from lzn_hf.latent_zones import compute_latents, trace_assignments
 from lzn_hf.losses_lzn import view_losses
 
 
-def direct_latents(anchors: Tensor, noise: Tensor, num_steps: int) -> Tensor:
-    """The published Euler encoding, written out over all pairs of rows and anchors."""
-    x, size = EULER_EPS * noise + (1 - EULER_EPS) * anchors[: len(noise)], (1 - EULER_EPS) / num_steps
+ARGUMENTS = {
+    "rows": (256, "rows B"),
+    "anchors": (512, "anchors N of the pool, the rows' own among them"),
+    "large_rows": (1024, "rows of the second comparison; 0: none"),
+    "large_anchors": (8192, "anchors of the second comparison"),
+    "latent_dim": (200, "latent dimensions D"),
+    "steps": (20, "evaluations of the expected anchor"),
+}
+QUICK = {"rows": 128, "anchors": 256, "large_rows": 256, "large_anchors": 2048}
+
+
+def direct_velocity(x: Tensor, pool: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    residuals = (x[:, None] - (1 - tau) * pool) / tau  # (B, N, D)
+    p = (-0.5 * residuals.square().sum(-1)).softmax(-1)
+    return (p[..., None] * (residuals - pool)).sum(1), p
+
+
+def direct_latents(anchors: Tensor, noise: Tensor, pool: Tensor, *, num_steps: int, **_: Any) -> Tensor:
+    """Returns latents by the published Euler encoding, written out over all pairs of rows and anchors."""
+    x, size = EULER_EPS * noise + (1 - EULER_EPS) * anchors, (1 - EULER_EPS) / num_steps
     for k in range(num_steps):
-        x = x + size * direct_velocity(x, anchors, EULER_EPS + k * size)[0]
-    return x.square().sum()
+        x = x + size * direct_velocity(x, pool, EULER_EPS + k * size)[0]
+    return x
 
 
-def direct_trace(anchors: Tensor, noise: Tensor, num_steps: int) -> Tensor:
+def encode(pool: Tensor, noise: Tensor, steps: int) -> Tensor:
+    return compute_latents(pool[: len(noise)], noise, pool, solver="euler", num_steps=steps).square().sum()
+
+
+def direct_encode(pool: Tensor, noise: Tensor, steps: int) -> Tensor:
+    return direct_latents(pool[: len(noise)], noise, pool, num_steps=steps).square().sum()
+
+
+def trace(pool: Tensor, noise: Tensor, steps: int) -> Tensor:
+    points, log_probs = trace_assignments(noise, pool, torch.arange(len(noise)), solver="euler", num_steps=steps)
+    return points.square().sum() + log_probs.exp().sum()
+
+
+def direct_trace(pool: Tensor, noise: Tensor, steps: int) -> Tensor:
     """The published Euler decoding, with the probability of each row's own anchor at every step."""
     x, total, own = noise, 0.0, torch.arange(len(noise))
-    for k in range(num_steps):
-        velocity, p = direct_velocity(x, anchors, 1 - k / num_steps)
-        x = x - velocity / num_steps
+    for k in range(steps):
+        velocity, p = direct_velocity(x, pool, 1 - k / steps)
+        x = x - velocity / steps
         total = total + p[own, own].sum()
     return x.square().sum() + total
 
 
-def direct_velocity(x: Tensor, anchors: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    residuals = (x[:, None] - (1 - tau) * anchors) / tau  # (B, N, D)
-    p = (-0.5 * residuals.square().sum(-1)).softmax(-1)
-    return (p[..., None] * (residuals - anchors)).sum(1), p
-
-
-def encode(anchors: Tensor, noise: Tensor, num_steps: int) -> Tensor:
-    return compute_latents(anchors[: len(noise)], noise, anchors, solver="euler", num_steps=num_steps).square().sum()
-
-
-def trace(anchors: Tensor, noise: Tensor, num_steps: int) -> Tensor:
-    points, log_probs = trace_assignments(
-        noise, anchors, torch.arange(len(noise)), solver="euler", num_steps=num_steps
-    )
-    return points.square().sum() + log_probs.exp().sum()
-
-
-def products(anchors: Tensor, noise: Tensor, num_steps: int) -> Tensor:
-    """A loop of the two products and the softmax of every step, in float64, and nothing else."""
-    pool, u = anchors.double(), noise.double()
-    for _ in range(num_steps):
+def products(pool: Tensor, noise: Tensor, steps: int) -> Tensor:
+    """The two products and the softmax of every step, in float64, and nothing else."""
+    pool, u = pool.double(), noise.double()
+    for _ in range(steps):
         u = (u @ pool.T).softmax(-1) @ pool
     return u.square().sum()
 
 
-def two_views(anchors: Tensor, noise: Tensor, num_steps: int) -> Tensor:
-    """The loss of representation learning, of as many images as rows: both flows by the default solver."""
+def two_views(pool: Tensor, noise: Tensor, steps: int) -> Tensor:
+    """The loss of representation learning for as many images as rows: both flows by the default solver."""
     config = LZNConfig(
-        latent_dim=anchors.shape[1],
-        latent_num_steps=num_steps,
-        alignment_num_steps=num_steps,
+        latent_dim=pool.shape[1],
+        latent_num_steps=steps,
+        alignment_num_steps=steps,
         latent_noise_scale=0.45,
         alignment_reduction="log_prob",
     )
-    views = anchors[: len(noise)]
+    views = pool[: len(noise)]
     return view_losses(config, views, views + 0.1 * noise, noise.detach())["loss"]
 
 
-FORMS = {
-    "two_views": two_views,
-    "encode": encode,
-    "trace": trace,
-    "direct_encode": direct_latents,
-    "direct_trace": direct_trace,
-    "products": products,
-}
+FORMS = {form.__name__: form for form in (two_views, encode, trace, direct_encode, direct_trace, products)}
+TITLES = {"encode": "compute_latents", "trace": "trace_assignments"}
 
 
-def pass_of(form: str, rows: int, anchors: int, args: argparse.Namespace) -> Callable[[], None]:
-    """A forward and backward pass of one form."""
+def forward_backward(args: argparse.Namespace, form: str) -> Callable[[], None]:
     generator = torch.Generator().manual_seed(args.seed)
-    pool = torch.randn(anchors, args.latent_dim, generator=generator)
-    noise = torch.randn(rows, args.latent_dim, generator=generator)
-
-    def run() -> None:
-        FORMS[form](pool.clone().requires_grad_(), noise.clone().requires_grad_(), args.steps).backward()
-
-    return run
+    pool = torch.randn(args.anchors, args.latent_dim, generator=generator)
+    noise = torch.randn(args.rows, args.latent_dim, generator=generator)
+    return lambda: FORMS[form](pool.clone().requires_grad_(), noise.clone().requires_grad_(), args.steps).backward()
 
 
-def memory(form: str, rows: int, anchors: int, args: argparse.Namespace) -> float:
-    """Peak memory in MiB."""
-    sizes = {"rows": rows, "anchors": anchors, "latent_dim": args.latent_dim, "steps": args.steps, "seed": args.seed}
-    argv = ["--memory_of", form, *(text for name, value in sizes.items() for text in (f"--{name}", str(value)))]
-    return peak_memory(argv) / 2**20
+def measure(args: argparse.Namespace) -> list[Row]:
+    def memory(form: str, **sizes: int) -> float:
+        return peak_memory(args, form, **sizes) / 2**20
 
+    size, results = f"{args.rows} rows, {args.anchors} anchors", []
+    for form, title in TITLES.items():
+        forms = (form, f"direct_{form}")
+        ours, direct = median_times({name: forward_backward(args, name) for name in forms}, args.repeats).values()
+        results.append(row(f"{title}, {size}", ours, "s", baseline=direct))
+        ours, direct = map(memory, forms)
+        results.append(row(f"{title}, {size}: peak memory", ours, "MiB", baseline=direct))
+    if not args.large_rows:
+        return results
 
-def compare(args: argparse.Namespace) -> list[Row]:
-    size = f"{args.rows} rows, {args.anchors} anchors"
-    results = []
-    for form, title in (("encode", "compute_latents"), ("trace", "trace_assignments")):
-        names = (form, f"direct_{form}")
-        seconds = median_times({name: pass_of(name, args.rows, args.anchors, args) for name in names}, args.repeats)
-        ours, direct = (seconds[name] for name in names)
-        results.append(row(f"{title}, {size}", ours, "s", baseline=direct, target=">= 100x"))
-        ours, direct = (memory(name, args.rows, args.anchors, args) for name in names)
-        results.append(row(f"{title}, {size}: peak memory", ours, "MiB", baseline=direct, target=">= 10x"))
-    return results
-
-
-def compare_large(args: argparse.Namespace) -> list[Row]:
-    rows, anchors = args.large_rows, args.large_anchors
-    size, names = f"{rows} rows, {anchors} anchors", ("encode", "trace", "products")
-    functions = {name: pass_of(name, rows, anchors, args) for name in names}
+    sizes = {"rows": args.large_rows, "anchors": args.large_anchors}
+    large = argparse.Namespace(**{**vars(args), **sizes})
+    functions = {name: forward_backward(large, name) for name in (*TITLES, "products")}
     seconds = median_times(functions, max(1, args.repeats // 3), warmup=0)
-    results = []
-    for form, title in (("encode", "compute_latents"), ("trace", "trace_assignments")):
-        title = f"{title}, {size}"
-        results.append(
-            row(
-                f"{title}, against its products alone",
-                seconds[form],
-                "s",
-                baseline=seconds["products"],
-                target=">= 0.5x",
-            )
-        )
-        results.append(row(f"{title}: peak memory", memory(form, rows, anchors, args), "MiB", target="<= 4096"))
-    title = f"two views of {rows} images, the loss and its gradient: peak memory"
-    results.append(row(title, memory("two_views", rows, rows, args), "MiB", target="<= 3072"))
-    return results
-
-
-def main() -> None:
-    parser = benchmark_parser(__doc__, "latent_zones", repeats=3)
-    parser.add_argument("--rows", type=int, default=256, help="rows B (256)")
-    parser.add_argument(
-        "--anchors", type=int, default=512, help="anchors N of the pool, the rows' own among them (512)"
-    )
-    parser.add_argument("--large_rows", type=int, default=1024, help="rows of the second comparison (1024); 0: none")
-    parser.add_argument("--large_anchors", type=int, default=8192, help="anchors of the second comparison (8192)")
-    parser.add_argument("--latent_dim", type=int, default=200, help="latent dimensions D (200)")
-    parser.add_argument("--steps", type=int, default=20, help="evaluations of the expected anchor (20)")
-    parser.add_argument("--memory_of", choices=FORMS, help=argparse.SUPPRESS)
-    quick = {"rows": 128, "anchors": 256, "large_rows": 256, "large_anchors": 2048}
-    args = parse(parser, quick=quick)
-    if args.memory_of:
-        return print_peak_memory(pass_of(args.memory_of, args.rows, args.anchors, args))
-    results = compare(args)
-    if args.large_rows:
-        results += compare_large(args)
-    print_rows(results)
-    write_results(args.output, vars(args), results)
+    for form, title in TITLES.items():
+        title = f"{title}, {large.rows} rows, {large.anchors} anchors"
+        name = f"{title}, against its products alone"
+        results.append(row(name, seconds[form], "s", baseline=seconds["products"]))
+        results.append(row(f"{title}: peak memory", memory(form, **sizes), "MiB"))
+    title = f"two views of {large.rows} images, the loss and its gradient: peak memory"
+    return [*results, row(title, memory("two_views", rows=large.rows, anchors=large.rows), "MiB")]
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__file__, __doc__, measure, ARGUMENTS, quick=QUICK, repeats=3, memory=forward_backward)

@@ -5,29 +5,18 @@
     python benchmarks/metrics.py --samples 10000 --threads 2
 
 The baseline is the formula as it is usually written, in float64 and with all pairs in one matrix, on `--plain_samples`
-samples: scipy's matrix square root, scikit-learn's distances. Features are float32. Seconds are processor time with one
-thread, and of the clock with more. Peak memory is that of a fresh process over its imports, both sets of features included.
+samples: scipy's matrix square root, scikit-learn's distances. Features are float32. Peak memory is that of a fresh process over
+its imports, both sets of features included.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from common import (
-    Row,
-    benchmark_parser,
-    median_times,
-    parse,
-    peak_memory,
-    print_peak_memory,
-    print_rows,
-    row,
-    write_results,
-)
+from common import Row, median_times, peak_memory, row, run_benchmark
 from scipy.linalg import sqrtm
 from scipy.special import rel_entr
 from sklearn.metrics import pairwise_distances
@@ -36,6 +25,13 @@ from torch import Tensor
 from lzn_hf.evaluation.metrics import frechet_distance, inception_score, kernel_distance, precision_recall
 
 
+ARGUMENTS = {
+    "samples": (50_000, "samples in each set"),
+    "features": (2048, "features of a sample"),
+    "labels": (1008, "labels, for the Inception score"),
+    "plain_samples": (5000, "samples for the baseline"),
+    "threads": (1, "threads; with one, seconds are processor time"),
+}
 QUICK = {"samples": 3000, "features": 256, "plain_samples": 1500, "repeats": 3}
 
 
@@ -77,7 +73,7 @@ METRICS: dict[str, tuple[Callable, Callable]] = {
 
 
 def make_inputs(name: str, samples: int, args: argparse.Namespace) -> tuple[Tensor, ...]:
-    """Two sets of features, not negative and of many scales as those of a network; or log-probabilities."""
+    """Returns two sets of features, non-negative and of many scales like those of a network; or log-probabilities."""
     generator = torch.Generator().manual_seed(args.seed)
     if name == "Inception score":
         return (torch.randn(samples, args.labels, generator=generator).mul_(3).log_softmax(1),)
@@ -94,60 +90,38 @@ def relative_difference(ours: float | dict[str, float], plain: float | dict[str,
     return abs(ours - plain) / max(abs(plain), 1e-300)
 
 
-def plain_rows(name: str, args: argparse.Namespace, clock: Callable[[], float]) -> list[Row]:
-    """Against the baseline: time, and how far the values are apart."""
+def metric_rows(name: str, args: argparse.Namespace) -> list[Row]:
+    """Compares with the baseline on a small set; measures time and memory at the size of an evaluation."""
+    peak = peak_memory(args, name)  # before this process holds features too
     metric, plain = METRICS[name]
     inputs = make_inputs(name, args.plain_samples, args)
     in_float64 = [x.double().numpy() for x in inputs]
-    values = {}
+    values: dict[str, float | dict[str, float]] = {}
     functions = {
         "ours": lambda: values.update(ours=metric(*inputs)),
         "plain": lambda: values.update(plain=plain(*in_float64)),
     }
-    seconds = median_times(functions, args.repeats, warmup=0, clock=clock)
-    title, difference = f"{name}, {args.plain_samples:,} samples", relative_difference(**values)
-    return [
-        row(title, seconds["ours"], "s", baseline=seconds["plain"]),
-        row(f"{title}, difference from float64", difference, "", target="<= 1e-6"),
-    ]
-
-
-def large_rows(name: str, args: argparse.Namespace, clock: Callable[[], float]) -> list[Row]:
-    """Time and memory at the size of a published evaluation."""
-    full = (args.samples, args.features) == (50_000, 2048)
-    sizes = ("samples", "features", "labels", "threads", "seed")
-    arguments = [text for size in sizes for text in (f"--{size}", str(getattr(args, size)))]
-    peak = peak_memory(["--memory_of", name, *arguments])  # before this process holds features too
+    small = median_times(functions, args.repeats, warmup=0)
     inputs = make_inputs(name, args.samples, args)
-    seconds = median_times({name: lambda: METRICS[name][0](*inputs)}, args.repeats, warmup=0, clock=clock)[name]
-    title = f"{name}, {args.samples:,} samples"
+    large = median_times({"ours": lambda: metric(*inputs)}, args.repeats, warmup=0)
+    title, large_title = (f"{name}, {samples:,} samples" for samples in (args.plain_samples, args.samples))
     return [
-        row(title, seconds, "s", target="<= 180" if full else None),
-        row(f"{title}, peak memory", peak / 2**30, "GiB", target="<= 4" if full else None),
+        row(title, small["ours"], "s", baseline=small["plain"]),
+        row(f"{title}, difference from float64", relative_difference(**values), ""),
+        row(large_title, large["ours"], "s"),
+        row(f"{large_title}, peak memory", peak / 2**30, "GiB"),
     ]
 
 
-def main() -> None:
-    parser = benchmark_parser(__doc__, "metrics", repeats=1)
-    parser.add_argument("--samples", type=int, default=50_000, help="samples in each set (50,000)")
-    parser.add_argument("--features", type=int, default=2048, help="features of a sample (2048)")
-    parser.add_argument("--labels", type=int, default=1008, help="labels, for the Inception score (1008)")
-    parser.add_argument("--plain_samples", type=int, default=5000, help="samples for the baseline (5000)")
-    parser.add_argument("--threads", type=int, default=1, help="threads (1)")
-    parser.add_argument("--memory_of", help=argparse.SUPPRESS)
-    args = parse(parser, QUICK)
+def measure(args: argparse.Namespace) -> list[Row]:
     torch.set_num_threads(args.threads)
-    if args.memory_of:
-        return print_peak_memory(lambda: METRICS[args.memory_of][0](*make_inputs(args.memory_of, args.samples, args)))
+    return [result for name in METRICS for result in metric_rows(name, args)]
 
-    clock = time.process_time if args.threads == 1 else time.perf_counter
-    rows = []
-    for name in METRICS:
-        rows += plain_rows(name, args, clock)
-        rows += large_rows(name, args, clock)
-    print_rows(rows)
-    write_results(args.output, vars(args), rows)
+
+def large_case(args: argparse.Namespace, name: str) -> Callable[[], object]:
+    torch.set_num_threads(args.threads)
+    return lambda: METRICS[name][0](*make_inputs(name, args.samples, args))
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__file__, __doc__, measure, ARGUMENTS, quick=QUICK, repeats=1, memory=large_case)

@@ -1,17 +1,17 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Samplers of the image flow: error by number of network evaluations, and images a second of one pipeline call.
+"""Samplers of the image flow: error by number of network evaluations, and throughput of one pipeline call.
 
     python benchmarks/sampling.py                                  # an image flow that is known exactly
     python benchmarks/sampling.py --model outputs/demo/model       # the flow of a model's decoder, in the zones of its labels
 
-The known flow goes to the 1,797 digits of scikit-learn (8x8, [-1, 1]) blurred by noise of standard deviation h. With
+The known flow goes to the 1,797 digits of scikit-learn (8x8, [-1, 1]) blurred by noise of standard deviation h (`--blur`). With
 x_t = t x + (1 - t) e it is that of a mixture of Gaussians: x_t given digit i is N(t d_i, (t^2 h^2 + (1 - t)^2) I), so
 E[x - e | x_t] is a softmax and two lines.
 
 Errors are root mean squares per pixel against 1,000 classical Runge-Kutta steps in float64 (fixed steps: a decoder that embeds
-sinusoids of 999 t oscillates along t, so that adaptive steps fall short of a tolerance); their baseline is FlowMatchEuler with
-as many evaluations. Images a second are those of `LZNPipeline` with its default scheduler, of the model given or else of the digits
-preset with random weights; their baseline is a call for one image.
+sinusoids of 999 t oscillates along t, so adaptive steps miss their tolerance); their baseline is FlowMatchEuler with as many
+evaluations. Throughput is that of `LZNPipeline` with its default scheduler, of the model given or else of the digits preset with
+random weights; its baseline is a call for one image.
 """
 
 from __future__ import annotations
@@ -19,21 +19,11 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 
 import torch
-from common import (
-    ROOT,
-    Row,
-    benchmark_parser,
-    median_times,
-    parse,
-    peak_memory,
-    print_peak_memory,
-    print_rows,
-    row,
-    write_results,
-)
+from common import ROOT, Row, median_times, peak_memory, row, run_benchmark
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 from diffusers import UniPCMultistepScheduler as UniPC
 from sklearn.datasets import load_digits
@@ -45,9 +35,20 @@ from lzn_hf.sampling_lzn import ImageFlow, default_scheduler, integrate_velocity
 from lzn_hf.training.models import build_model
 
 
+ARGUMENTS = {
+    "model": (None, "folder or Hub id of a pipeline, such as outputs/demo/model after `make demo`"),
+    "images": (200, "images to generate"),
+    "evaluations": ([10, 20, 40], "network evaluations, even numbers"),
+    "tolerances": ([1e-3, 1e-4, 1e-5], "of RK45"),
+    "reference_steps": (1000, "steps of the reference, four evaluations each"),
+    "blur": (0.2, "the h above, without --model"),
+    "steps": (20, "sampling steps where throughput is measured"),
+    "batch_sizes": ([16, 64], "images at once"),
+    "device": ("cpu", "where the model runs"),
+}
 QUICK = {"images": 64, "evaluations": [10, 20], "repeats": 2}
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
-# Makes the scheduler; steps for a number of evaluations.
+# Makes the scheduler; the number of steps for a number of evaluations.
 SCHEDULERS = {
     "FlowMatchEuler": (FlowMatchEulerDiscreteScheduler, lambda n: n),
     "UniPC, order 3 (default)": (default_scheduler, lambda n: n),
@@ -63,7 +64,7 @@ Velocity = Callable[..., Tensor]  # (x, t, rows=slice(None)) with t a float or a
 
 
 class DigitsFlow:
-    """E[data - noise | x_t = x] for the blurred digits; computed in float64."""
+    """E[data - noise | x_t = x] for the blurred digits, in float64."""
 
     def __init__(self, blur: float):
         self.digits, self.blur = torch.from_numpy(load_digits().data) / 8 - 1, blur
@@ -90,7 +91,7 @@ class DecoderFlow:
 
 
 def decoder_flow(pipe: LZNPipeline, num_images: int) -> tuple[Velocity, Velocity]:
-    """The flow for images of all labels in turn, in float32 and in float64."""
+    """Returns the flow for images of all labels in turn, in float32 and in float64."""
     model, config = pipe.model, pipe.model.config
     latents, labels = torch.randn(num_images, config.latent_dim, device=model.device), None
     if config.num_labels:
@@ -103,7 +104,7 @@ def decoder_flow(pipe: LZNPipeline, num_images: int) -> tuple[Velocity, Velocity
 
 
 def runge_kutta(velocity: Velocity, x: Tensor, num_steps: int) -> Tensor:
-    """From t = 0 to 1 by uniform classical Runge-Kutta steps of order 4."""
+    """Integrates from t = 0 to 1 by uniform classical Runge-Kutta steps of order 4."""
     h = 1 / num_steps
     for k in range(num_steps):
         t = k * h
@@ -150,11 +151,11 @@ def error_rows(velocity: Velocity, exact: Velocity, noise: Tensor, args: argpars
     return rows
 
 
-# Images a second
+# Throughput
 
 
 def load_pipeline(args: argparse.Namespace) -> LZNPipeline:
-    """The pipeline in the folder, or one of the digits preset with random weights."""
+    """Returns the pipeline in the folder, or one of the digits preset with random weights."""
     if args.model:
         pipe = LZNPipeline.from_pretrained(args.model)
     else:
@@ -174,78 +175,36 @@ def generate(pipe: LZNPipeline, num_images: int, batch_size: int, num_steps: int
     return pipe(label=label, num_images_per_label=count, **settings).images
 
 
-def rate_rows(pipe: LZNPipeline, batch_sizes: Sequence[int], args: argparse.Namespace) -> list[Row]:
-    calls = {1: 1, **dict.fromkeys(batch_sizes, args.images)}  # images of a call by its batch size
-    seconds = median_times(
-        {str(size): lambda n=n, size=size: generate(pipe, n, size, args.steps) for size, n in calls.items()},
-        args.repeats,
-    )
-    rates = {size: n / seconds[str(size)] for size, n in calls.items()}
-    return [
-        row(
-            f"{args.images} images in batches of {size}, {args.steps} steps",
-            rates[size],
-            "images/s",
-            baseline=rates[1],
-        )
-        for size in batch_sizes
-    ]
+def throughput_rows(pipe: LZNPipeline, args: argparse.Namespace) -> list[Row]:
+    calls = {1: 1, **dict.fromkeys(args.batch_sizes, args.images)}  # images of a call by its batch size
+    functions = {size: partial(generate, pipe, images, size, args.steps) for size, images in calls.items()}
+    seconds = median_times(functions, args.repeats)
+    rates = {size: images / seconds[size] for size, images in calls.items()}
+    title = f"{args.images} images in batches of {{}}, {args.steps} steps"
+    return [row(title.format(size), rates[size], "images/s", baseline=rates[1]) for size in args.batch_sizes]
 
 
-def main() -> None:
-    parser = benchmark_parser(__doc__, "sampling")
-    parser.add_argument(
-        "--model", help="folder or Hub id of a pipeline, as `make demo` leaves one in outputs/demo/model"
-    )
-    parser.add_argument("--images", type=int, default=200, help="images to generate (200)")
-    parser.add_argument(
-        "--evaluations", type=int, nargs="+", default=[10, 20, 40], help="network evaluations, even numbers (10 20 40)"
-    )
-    parser.add_argument(
-        "--tolerances", type=float, nargs="+", default=[1e-3, 1e-4, 1e-5], help="of RK45 (1e-3 1e-4 1e-5)"
-    )
-    parser.add_argument(
-        "--reference_steps", type=int, default=1000, help="steps of the reference, four evaluations each (1000)"
-    )
-    parser.add_argument("--blur", type=float, default=0.2, help="the h above, without --model (0.2)")
-    parser.add_argument("--steps", type=int, default=20, help="steps where images a second are measured (20)")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[16, 64], help="images at once (16 64)")
-    parser.add_argument("--device", default="cpu", help="where the model runs (cpu)")
-    parser.add_argument("--memory_of", help=argparse.SUPPRESS)
-    args = parse(parser, QUICK)
+@torch.no_grad()
+def measure(args: argparse.Namespace) -> list[Row]:
     if any(evaluations < 2 or evaluations % 2 for evaluations in args.evaluations):
-        parser.error(f"--evaluations must be even numbers from 2, got {args.evaluations}")
-    torch.set_grad_enabled(False)
-
+        raise SystemExit(f"--evaluations must be even numbers from 2, got {args.evaluations}")
     pipe, largest = load_pipeline(args), max(args.batch_sizes)
-    if args.memory_of:
-        return print_peak_memory(lambda: generate(pipe, args.images, largest, args.steps))
+    config = pipe.model.config
     if args.model:
-        config = pipe.model.config
         velocity, exact = decoder_flow(pipe, args.images)
-        shape = (args.images, config.num_channels, config.image_size, config.image_size)
+        shape, device = (args.images, config.num_channels, config.image_size, config.image_size), args.device
     else:
         velocity = exact = DigitsFlow(args.blur)
-        shape = (args.images, 1, 8, 8)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(args.seed)).to(
-        args.device if args.model else "cpu"
-    )
-    rows = error_rows(velocity, exact, noise, args) + rate_rows(pipe, args.batch_sizes, args)
-    child = [
-        "--memory_of",
-        "a call",
-        "--images",
-        str(args.images),
-        "--batch_sizes",
-        str(largest),
-        "--steps",
-        str(args.steps),
-    ]
-    peak = peak_memory([*child, "--device", args.device, *(["--model", args.model] if args.model else [])])
-    rows.append(row(f"peak memory of such a call in batches of {largest}, over the model", peak / 2**20, "MiB"))
-    print_rows(rows)
-    write_results(args.output, vars(args), rows)
+        shape, device = (args.images, 1, 8, 8), "cpu"
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(args.seed)).to(device)
+    rows = error_rows(velocity, exact, noise, args) + throughput_rows(pipe, args)
+    peak = peak_memory(args, "call", batch_sizes=[largest]) / 2**20
+    return [*rows, row(f"peak memory of such a call in batches of {largest}, over the model", peak, "MiB")]
+
+
+def one_call(args: argparse.Namespace, case: str) -> Callable[[], Tensor]:
+    return partial(generate, load_pipeline(args), args.images, max(args.batch_sizes), args.steps)
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__file__, __doc__, measure, ARGUMENTS, quick=QUICK, memory=one_call)

@@ -1,25 +1,31 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 """Parity checks of latent flows, moving averages and single layers. (Part of check_published_parity.py.)
 
-Each function takes one file of a golden folder and returns its checks. Which sets, solvers, steps and layers there are, and
-of what size, is read from the file.
+Each function adds the checks of one file of a golden folder, which says what sets, solvers, steps and layers there are, and
+their sizes.
 
 In a golden folder time runs from 0 at the anchor to 1 at the noise. It is `tau` here, to tell it from `t = 1 - tau`.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from parity_report import Check, GoldenFile, max_difference
+from parity_report import (
+    FLOAT32_EPS,
+    NOISE_FACTOR,
+    GoldenFile,
+    log_weights,
+    max_difference,
+    unnormalized,
+)
 from torch import Tensor, nn
 
-from lzn_hf.latent_schedules import DPM_EPS, EULER_EPS
+from lzn_hf.latent_schedules import DPM_EPS, EULER_EPS, published_schedule
 from lzn_hf.latent_zones import compute_latents, trace_assignments
 from lzn_hf.layers_ncsnpp import (
     AttentionBlock,
@@ -39,7 +45,7 @@ from lzn_hf.training.models import PartwiseEMA
 FLOW_RUN = re.compile(r"(?P<set>.+)/(?P<dtype>f32|f64)/(?P<flow>(euler|dpm)/(fwd|fwd_subset|rev|rev_w)\d+|velocity)/")
 FLOW_INPUTS = ("anchors", "prior", "cotangent", "subset_idx", "rev_init", "rev_target", "rev_weights", "rev_cotangent")
 FLOW_SOLVERS = {"euler": "euler", "dpm": "dpmsolver++"}
-# The hyper-parameters of the solvers in lzn_hf.latent_zones. With others, the golden flow is another one.
+# Hyper-parameters of the solvers in lzn_hf.latent_zones. A golden flow with others is another flow.
 FLOW_HYPER = {
     "euler": {"eps": EULER_EPS},
     "dpm": {
@@ -55,12 +61,10 @@ FLOW_HYPER = {
         "eps_end": DPM_EPS,
     },
 }
-FLOAT64_TOLERANCE = 1e-9  # relative to the largest magnitude in the tensor
-FLOAT32_EPS = torch.finfo(torch.float32).eps
-STEP_CUTOFF = 0.2  # the loss of a reverse flow looks at the steps from int(0.2 * steps) on
+STEP_CUTOFF = 0.2  # the loss of a reverse flow starts at step int(0.2 * steps)
 
-FIR_KERNEL = [1.0, 3.0, 3.0, 1.0]  # of the layers whose description names no other
-# Layers of variants that lzn_hf does not have, by the beginning of their names.
+FIR_KERNEL = [1.0, 3.0, 3.0, 1.0]  # of layers whose description names no other
+# Layers of variants that lzn_hf does not support, by the beginning of their names.
 UNSUPPORTED_LAYERS = {
     "ddpm": "ddpm blocks",
     "downsample_": "resampling by a strided convolution (ddpm blocks, residual pyramids)",
@@ -69,19 +73,19 @@ UNSUPPORTED_LAYERS = {
 }
 
 
-def check_latent_flow(file: GoldenFile) -> list[Check]:
-    """All flows and bare velocities: float64 to 1e-9 of the largest magnitude, float32 closer than the published float32.
+# --- Latent flows ----------------------------------------------------------------------------------------------------------
 
-    A float32 run starts from inputs rounded to float32. Its error and the published run's are both taken against the float64
-    golden, and the published error is the tolerance, but for what no float32 run can avoid: the effect of rounding the inputs
-    and the result. (Where the golden folder has no float64 twin: 10 times the largest relative noise note in the run.)
+
+def check_latent_flow(file: GoldenFile) -> None:
+    """Checks all flows and velocities: float64 to 1e-9 of the largest magnitude, float32 closer than the published float32.
+
+    A float32 run starts from inputs rounded to float32. Its error and that of the published run are both taken against the
+    float64 golden, and the published error is the tolerance, except for what no float32 run can avoid: the effect of rounding
+    inputs and result. (Without a float64 twin: 10 times the largest relative noise note in the run.)
     """
-    checks = []
     for solver, hyper in FLOW_HYPER.items():
         given = {key: file.header[f"{solver}_hyper"].get(key) for key in hyper}
-        checks.append(
-            Check(file.name, f"{solver}_hyper in the header", "flow hyper-parameters", float(given != hyper))
-        )
+        file.check(f"{solver}_hyper in the header", "flow hyper-parameters", given != hyper)
     for prefix in dict.fromkeys(match[0] for name in file.entries if (match := FLOW_RUN.match(name))):
         set_name, dtype, flow = FLOW_RUN.match(prefix).group("set", "dtype", "flow")
         exact = {name: file.input(f"{set_name}/{name}") for name in FLOW_INPUTS}
@@ -90,8 +94,7 @@ def check_latent_flow(file: GoldenFile) -> list[Check]:
         in_float64 = _run_flow(file, flow, exact, quantities)
         if dtype == "f64":
             for quantity, result in in_float64.items():
-                name = prefix + quantity
-                checks.append(file.compare(name, result, FLOAT64_TOLERANCE * file.scale(name), group))
+                file.compare_float64(prefix + quantity, result, group)
             continue
         rounded = _cast(exact, torch.float32)
         closest = _run_flow(file, flow, _cast(rounded, torch.float64), quantities)
@@ -100,15 +103,14 @@ def check_latent_flow(file: GoldenFile) -> list[Check]:
             twin = file.tensors.get(name.replace("/f32/", "/f64/"))
             if twin is None:
                 noise = max((file.noise(prefix + other) or 0) / file.scale(prefix + other) for other in quantities)
-                checks.append(file.compare(name, result, 10 * noise * file.scale(name), group))
+                file.compare(name, result, group, NOISE_FACTOR * noise * file.scale(name))
                 continue
             error, published_error = max_difference(result, twin), max_difference(file.tensors[name], twin)
             unavoidable = max_difference(closest[quantity], in_float64[quantity]) + FLOAT32_EPS * file.scale(name)
             if published_error < error <= unavoidable:
-                checks.append(Check(file.name, name, "flow f32, as close as rounded inputs allow", error, unavoidable))
+                file.check(name, "flow f32, as close as rounded inputs allow", error, unavoidable)
             else:
-                checks.append(Check(file.name, name, group, error, published_error))
-    return checks
+                file.check(name, group, error, published_error)
 
 
 def _cast(inputs: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -116,7 +118,7 @@ def _cast(inputs: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _run_flow(file: GoldenFile, flow: str, inputs: dict[str, Tensor], quantities: list[str]) -> dict[str, Tensor]:
-    """Those of the quantities that there are checks of, from inputs in float32 or float64."""
+    """Runs a flow from inputs in float32 or float64. Returns the quantities that are asked for and have a check."""
     if flow == "velocity":
         taus = next(
             _listed_numbers(entry["doc"]) for name, entry in file.entries.items() if name.endswith("/velocity/v")
@@ -132,7 +134,7 @@ def _run_flow(file: GoldenFile, flow: str, inputs: dict[str, Tensor], quantities
 def _forward_flow(
     inputs: dict[str, Tensor], solver: str, kind: str, steps: int, with_trajectory: bool
 ) -> dict[str, Tensor]:
-    """From anchors to latents."""
+    """Goes from anchors to latents."""
     anchors = inputs["anchors"].clone().requires_grad_()
     rows = inputs["subset_idx"] if kind == "fwd_subset" else torch.arange(len(anchors))
     noise = inputs["prior"][rows]
@@ -141,62 +143,55 @@ def _forward_flow(
     results = {"out": out, "grad": grad}
     if with_trajectory:
         anchors = inputs["anchors"].double()
-        eps, end = (EULER_EPS, 1) if solver == "euler" else (DPM_EPS, 1 - DPM_EPS)
 
         def expected_anchor(step: int, tau: float, x: Tensor) -> Tensor:
             return _posterior(anchors, rows, (x - (1 - tau) * anchors[rows]) / tau, tau) @ anchors
 
+        eps = {"euler": EULER_EPS, "dpm": DPM_EPS}[solver]
         start = eps * noise.double() + (1 - eps) * anchors[rows]
-        results["traj"] = _trajectory(solver, eps, end, steps, start, expected_anchor)
+        results["traj"] = _trajectory(solver, steps, False, start, expected_anchor)
     return results
 
 
 def _reverse_flow(
     inputs: dict[str, Tensor], solver: str, kind: str, steps: int, with_trajectory: bool
 ) -> dict[str, Tensor]:
-    """From latents towards anchors, and what is recorded on the way."""
+    """Goes from latents towards anchors."""
     anchors, init = inputs["anchors"].clone().requires_grad_(), inputs["rev_init"].clone().requires_grad_()
     weights = inputs["rev_weights"] if kind == "rev_w" else torch.ones_like(inputs["rev_weights"])
     final, log_probs = trace_assignments(
-        init, anchors, log_weights=_log(weights), solver=FLOW_SOLVERS[solver], num_steps=steps
+        init, anchors, log_weights=log_weights(weights), solver=FLOW_SOLVERS[solver], num_steps=steps
     )
     late = log_probs[int(STEP_CUTOFF * steps) :, torch.arange(len(init)), inputs["rev_target"]]
     # summed in float64: the sum is no part of the flow
     loss = (final.double() * inputs["rev_cotangent"].double()).sum() + late.double().amax(0).mean()
     grad_anchors, grad_init = torch.autograd.grad(loss, (anchors, init))
     probs = log_probs.detach().exp()
-    results = {
-        "final": final,
-        "pdfs": _unnormalised(log_probs, weights),
-        "pdfs_norm": probs,
-        "loss": loss,
-        "grad_anchors": grad_anchors,
-        "grad_init": grad_init,
-    }
+    pdfs = unnormalized(log_probs, weights)
+    results = {"final": final, "pdfs": pdfs, "pdfs_norm": probs, "loss": loss}
+    results |= {"grad_anchors": grad_anchors, "grad_init": grad_init}
     if with_trajectory:
-        start, end = (1, 0) if solver == "euler" else (1 - DPM_EPS, DPM_EPS)
         expected = probs.double() @ inputs["anchors"].double()
-        results["traj"] = _trajectory(
-            solver, start, end, steps, inputs["rev_init"].double(), lambda step, tau, x: expected[step]
-        )
+        start = inputs["rev_init"].double()
+        results["traj"] = _trajectory(solver, steps, True, start, lambda step, tau, x: expected[step])
     return results
 
 
 def _velocities(inputs: dict[str, Tensor], taus: list[float]) -> dict[str, Tensor]:
-    """`v = (x - E[a]) / tau` at `x = (1 - tau) a + tau z`, a and z being a row's own anchor and noise; and the pdfs."""
+    """Returns `v = (x - E[a]) / tau` and the pdfs at `x = (1 - tau) a + tau z`, with the own anchor a and noise z of a row."""
     anchors, rows, noise = inputs["anchors"].double(), inputs["rev_target"], inputs["rev_init"].double()
     results = {}
     for name, weights in (("v", torch.ones_like(inputs["rev_weights"])), ("v_w", inputs["rev_weights"])):
-        probs = torch.stack([_posterior(anchors, rows, noise, tau, _log(weights)) for tau in taus])
+        probs = torch.stack([_posterior(anchors, rows, noise, tau, log_weights(weights)) for tau in taus])
         shift = (probs[..., None] * (anchors[rows, None] - anchors)).sum(2)  # a - E[a], without cancellation
         results[name] = noise - anchors[rows] + shift / torch.tensor(taus, dtype=shift.dtype)[:, None, None]
         if name == "v":
-            results["pdf"] = _unnormalised(probs.log(), weights)
+            results["pdf"] = unnormalized(probs.log(), weights)
     return results
 
 
 def _posterior(anchors: Tensor, rows: Tensor, noise: Tensor, tau: float, log_weights: Tensor | None = None) -> Tensor:
-    """`p(anchor i | x)` at `x = (1 - tau) anchors[rows] + tau noise`, by `compute_latents` alone: `(B, N)` in float64.
+    """Returns `p(anchor i | x)` `(B, N)` in float64 at `x = (1 - tau) anchors[rows] + tau noise`, by `compute_latents` alone.
 
     One Euler step from s down to 0 gives the latent `z - s (E[a] - a_b)`. Two changes leave its logits as they are. Scaled
     anchors let the step start at any s, as if at `(1 - tau) / tau`. And N more coordinates read off the probabilities: anchor
@@ -210,67 +205,31 @@ def _posterior(anchors: Tensor, rows: Tensor, noise: Tensor, tau: float, log_wei
     return (noise - latents)[:, -len(anchors) :] + own
 
 
-def _log(weights: Tensor) -> Tensor:
-    """log w, but a large negative number for weight 0, of which l could not be found: pdfs need the largest l of all."""
-    return weights.double().clamp(min=1e-300).log().to(weights)
-
-
-def _unnormalised(log_probs: Tensor, weights: Tensor) -> Tensor:
-    """Published pdfs: `w_i exp(l_i - max_j l_j)`, from `log_probs_i = l_i + log w_i + constant`."""
-    logits = log_probs - _log(weights)
-    return weights * (logits - logits.amax(-1, keepdim=True)).exp()
-
-
 def _trajectory(
-    solver: str,
-    start: float,
-    end: float,
-    steps: int,
-    x: Tensor,
-    expected_anchor: Callable[[int, float, Tensor], Tensor],
+    solver: str, steps: int, decode: bool, x: Tensor, expected_anchor: Callable[[int, float, Tensor], Tensor]
 ) -> Tensor:
-    """The points `(steps + 1, B, D)` where a solver evaluates the expected anchor E, and the last one.
-
-    Euler: `x += h (x - E) / tau`. DPM-Solver++ (arXiv 2211.01095): multistep in data prediction, `lambda = log((1 - tau) / tau)`.
-    """
-    points, expected = [x], []
-    taus = torch.linspace(start, end, steps + 1, dtype=torch.float64).tolist()
-    for k, (tau, tau_next) in enumerate(itertools.pairwise(taus)):
-        expected = [expected_anchor(k, tau, x), *expected[:2]]
-        if solver == "euler":
-            x = x + (tau_next - tau) * (x - expected[0]) / tau
-        else:
-            h, h1, h2 = (_lambda_step(taus, j) for j in (k, k - 1, k - 2))
-            order = min(3, k + 1, steps - k if steps < 10 else 3)
-            alpha, phi1 = 1 - tau_next, math.expm1(-h)
-            phi2 = phi1 / h + 1
-            phi3 = phi2 / h - 0.5
-            x = tau_next / tau * x - alpha * phi1 * expected[0]
-            if order >= 2:
-                slope = (expected[0] - expected[1]) * (h / h1)
-            if order == 2:
-                x = x - 0.5 * alpha * phi1 * slope
-            elif order == 3:
-                bend = (slope - (expected[1] - expected[2]) * (h / h2)) * (h / (h1 + h2))
-                x = x + alpha * phi2 * (slope + h1 / h * bend) - alpha * phi3 * bend
-        points.append(x)
+    """Returns the points `x = tau y` `(steps + 1, B, D)` where a solver evaluates the expected anchor, and the last one."""
+    s, weights = published_schedule(FLOW_SOLVERS[solver], steps, decode=decode, like=x)
+    taus = (1 / (1 + s)).flatten().tolist()
+    points, expected, y = [x], [], x / taus[0]
+    for k, tau in enumerate(taus[1:]):
+        expected = [expected_anchor(k, taus[k], points[-1]), *expected[:2]]
+        y = y + sum(weight * value for weight, value in zip(weights[k], expected, strict=False))
+        points.append(tau * y if tau else expected[0])  # at the anchor itself, y is infinite
     return torch.stack(points)
 
 
-def _lambda_step(taus: list[float], k: int) -> float:
-    """`lambda_{k+1} - lambda_k`; NaN before the first step."""
-    return math.log((1 / taus[k + 1] - 1) / (1 / taus[k] - 1)) if k >= 0 else math.nan
-
-
 def _listed_numbers(text: str) -> list[float]:
-    """The first bracketed list of numbers in a text; empty if there is none."""
+    """Returns the first bracketed list of numbers in a text; empty if there is none."""
     listed = re.search(r"\[([-+.\de, ]+)\]", text)
     return [float(number) for number in listed[1].split(",")] if listed else []
 
 
-def check_ema(file: GoldenFile) -> list[Check]:
-    """The moving averages of [`PartwiseEMA`] over given sequences of parameters, with and without warm-up, and resumed."""
-    checks = []
+# --- Moving averages and layers --------------------------------------------------------------------------------------------
+
+
+def check_ema(file: GoldenFile) -> None:
+    """Checks [`PartwiseEMA`] over given sequences of parameters, with and without warm-up, and resumed."""
     frozen = re.search(r"tensors? ([\d, and]*\d) ha(?:s|ve) requires_grad=False", file.header["what"])
     frozen = {int(index) for index in re.findall(r"\d+", frozen[1])} if frozen else set()
     for case in file.header["cases"]:
@@ -289,27 +248,23 @@ def check_ema(file: GoldenFile) -> list[Check]:
             trained = [shadow for i, shadow in enumerate(average.shadow_params) if i not in frozen]
             for i, shadow in enumerate(trained):
                 shadow_name = f"{name}/shadow/{update}/{i}"
-                checks.append(file.compare(shadow_name, shadow, 1e-6 * file.scale(shadow_name), "EMA shadows"))
+                file.compare(shadow_name, shadow, "EMA shadows", 1e-6 * file.scale(shadow_name))
             decay_error = abs(average.cur_decay_value - file.header["effective_decay"][name][update - 1])
-            checks.append(Check(file.name, f"decay of {name} in update {update}", "EMA decays", decay_error, 1e-12))
+            file.check(f"decay of {name} in update {update}", "EMA decays", decay_error, 1e-12)
         final = file.header["final_num_updates"][name]
         if final is not None:
-            checks.append(Check(file.name, f"updates of {name}", "EMA counts", abs(average.optimization_step - final)))
-    return checks
+            file.check(f"updates of {name}", "EMA counts", abs(average.optimization_step - final))
 
 
-def check_blocks(file: GoldenFile) -> list[Check]:
-    """Single layers in float32, each within 10 times its rounding noise.
+def check_blocks(file: GoldenFile) -> None:
+    """Checks single layers in float32, each within 10 times its rounding noise.
 
-    The noise is the note in the index, or without one the difference between our own layer in float32 and in float64 (and a
-    rounding of the largest output at least).
+    The noise is the note in the index. Without one it is the difference between our own layer in float32 and in float64, and
+    at least a rounding of the largest output.
     """
-    checks = []
     for name, text in file.header["blocks"].items():
-        variant = next((variant for start, variant in UNSUPPORTED_LAYERS.items() if name.startswith(start)), None)
-        if variant is not None:
-            tensors = [tensor for tensor in file.entries if tensor.startswith(f"{name}/")]
-            checks += [Check(file.name, tensor, "layers", unsupported=variant) for tensor in tensors]
+        if variant := next((v for start, v in UNSUPPORTED_LAYERS.items() if name.startswith(start)), None):
+            file.mark_unsupported(variant, f"{name}/")
             continue
         inputs = list(file.inputs_under(f"{name}/in/").values())
         parameters = file.inputs_under(f"{name}/param/")
@@ -322,17 +277,16 @@ def check_blocks(file: GoldenFile) -> list[Check]:
             result = layer(*inputs)
             if noise is None:
                 noise = max_difference(result, layer(*(value.double() for value in inputs)))
-        tolerance = 10 * max(noise, FLOAT32_EPS * file.scale(out))
-        checks.append(file.compare(out, result, tolerance, f"layers {name.split('_')[0]}"))
-    return checks
+        tolerance = NOISE_FACTOR * max(noise, FLOAT32_EPS * file.scale(out))
+        file.compare(out, result, f"layers {name.split('_')[0]}", tolerance)
 
 
 def _layer(
     name: str, text: str, parameters: dict[str, Tensor], x: Tensor, out_shape: list[int]
 ) -> Callable[..., Tensor] | None:
-    """Our layer with the published parameters, called as the published one; `None` for an unknown name.
+    """Returns our layer with the published parameters, called like the published one; `None` for an unknown name.
 
-    The kind of layer is read from its name, sizes from the tensors, and the taps of a filter from the description.
+    The name says the kind of layer, the tensors its sizes, and the description the taps of a filter.
     """
     parts = name.split("_")
     kernel = _listed_numbers(text) or FIR_KERNEL

@@ -1,7 +1,7 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 """Parity checks of ResNet encoders, trained by alignment or filled by a rule. (Part of check_published_parity.py.)
 
-Each function takes one `*_outputs` file of a golden folder and returns its checks. Tolerances as in parity_models.py.
+Each function adds the checks of one `*_outputs` file of a golden folder. [`parity_report`] has the default tolerances.
 """
 
 from __future__ import annotations
@@ -10,16 +10,8 @@ import zlib
 
 import numpy as np
 import torch
-from parity_models import (
-    FLOAT64_TOLERANCE,
-    FORWARD_LATENTS,
-    NOISE_FACTOR,
-    REVERSE_LATENTS,
-    Outputs,
-    latent_flow,
-    unnormalised,
-)
-from parity_report import Check, GoldenFile
+from parity_models import FORWARD_LATENTS, REVERSE_LATENTS, Outputs, latent_flow
+from parity_report import GoldenFile, unnormalized
 from published_format import to_ours, to_published
 from torch import Tensor
 
@@ -28,52 +20,50 @@ from lzn_hf.latent_zones import compute_latents, trace_assignments
 
 
 @torch.no_grad()
-def check_contrastive(file: GoldenFile) -> list[Check]:
-    """All but the training iterations of a file of the contrastive trainer."""
+def check_contrastive(file: GoldenFile) -> None:
+    """Checks all but the training iterations of a file of the contrastive trainer."""
     outputs = Outputs(file)
     model, flow = outputs.model("raw"), latent_flow(outputs.config)
     views, prior = file.input("in/data").unbind(1), file.input("in/prior")
     for i, view in enumerate(views):
         features, anchors = model.encoder(view)
-        outputs.compare(f"encoder/head_view{i}", anchors, "encoder", like="encoder/head_view0")
-        outputs.compare(f"encoder/no_head_view{i}", features, "encoder")
+        file.compare(f"encoder/head_view{i}", anchors, "encoder", like="encoder/head_view0")
+        file.compare(f"encoder/no_head_view{i}", features, "encoder")
     hidden = model.encoder._stem(views[0][:2])
-    outputs.compare("encoder/net0_first2", hidden, "encoder layers")
+    file.compare("encoder/net0_first2", hidden, "encoder layers")
     for i, stage in enumerate(model.encoder.stages, start=1):
         for block in stage:
             hidden = block(hidden)
-        outputs.compare(f"encoder/net{i}_first2", hidden, "encoder layers")
+        file.compare(f"encoder/net{i}_first2", hidden, "encoder layers")
 
     anchors, targets = (file.tensors[f"encoder/head_view{i}"] for i in range(2))
     tolerance = FORWARD_LATENTS * max(1.0, file.scale("encoder/head_view0"))
     scale = file.header["config"]["training"]["prior_data_scale"]
     for name, noise in (("latent", scale * prior), ("latent_unscaled", prior), ("latent_center", 0 * prior)):
-        outputs.compare(name, compute_latents(anchors, noise, **flow), "latents", tolerance)
+        file.compare(name, compute_latents(anchors, noise, **flow), "latents", tolerance)
     final, log_probs = trace_assignments(file.tensors["latent"], targets, **flow)
-    outputs.compare("assignment/final_point", final, "alignment", REVERSE_LATENTS * file.scale("encoder/head_view1"))
-    outputs.compare("assignment/pdfs", unnormalised(log_probs), "alignment", REVERSE_LATENTS)
+    file.compare("assignment/final_point", final, "alignment", REVERSE_LATENTS * file.scale("encoder/head_view1"))
+    pdfs = unnormalized(log_probs, torch.ones(len(targets)))
+    file.compare("assignment/pdfs", pdfs, "alignment", REVERSE_LATENTS)
     own = log_probs.diagonal(dim1=1, dim2=2).exp()
-    outputs.compare("assignment/own_prob", own, "alignment", REVERSE_LATENTS)
+    file.compare("assignment/own_prob", own, "alignment", REVERSE_LATENTS)
 
-    if "f64/encoder/head_view0" in file.entries:
-        exact = outputs.model("raw").double().encoder(views[0].double())[1]
-        outputs.compare_exact("f64/encoder/head_view0", exact, "encoder, float64")
     if "encoder_ema" in outputs.checkpoint:
         features, anchors = outputs.model("ema").encoder(views[0])
-        outputs.compare("ema/encoder/head_view0", anchors, "averages", like="encoder/head_view0")
-        outputs.compare("ema/encoder/no_head_view0", features, "averages")
-    return outputs.checks
+        file.compare("ema/encoder/head_view0", anchors, "averages", like="encoder/head_view0")
+        file.compare("ema/encoder/no_head_view0", features, "averages")
+    exact = model.double().encoder(views[0].double())[1]
+    file.compare_float64("f64/encoder/head_view0", exact, "encoder, float64")
 
 
-def check_filled_resnet(file: GoldenFile) -> list[Check]:
-    """A ResNet whose weights are not stored, but follow from their names by the hash rule in the header."""
-    header, checks = file.header, []
-    widths = [header["width_multiplier"] * 64 * 2**i for i in range(len(header["layers"]))]
+def check_filled_resnet(file: GoldenFile) -> None:
+    """Checks a ResNet whose weights are not stored, but follow from their names by the hash rule in the header."""
+    header = file.header
     config = LZNConfig(
         encoder_type="resnet",
         decoder_type=None,
         encoder_depths=header["layers"],
-        encoder_widths=widths,
+        encoder_widths=[header["width_multiplier"] * 64 * 2**i for i in range(len(header["layers"]))],
         encoder_head_layers=header["head_num_layers"],
         latent_dim=header["head_out_dim"],
     )
@@ -82,38 +72,31 @@ def check_filled_resnet(file: GoldenFile) -> list[Check]:
     for name in file.entries:
         if name.startswith("fill_check/"):
             values = weights[name.removeprefix("fill_check/")].flatten()
-            checks.append(file.compare(name, values[: file.tensors[name].numel()], 0.0, "weights of the rule"))
+            file.compare(name, values[: file.tensors[name].numel()], "weights of the rule", 0.0)
     model = LZNModel(config).eval()
     model.load_state_dict(to_ours(config, {"encoder": weights}))
     count = sum(parameter.numel() for parameter in model.parameters())
-    checks.append(Check(file.name, "num_params in the header", "sizes", abs(count - header["num_params"])))
+    file.check("num_params in the header", "sizes", abs(count - header["num_params"]))
 
     images = file.input("in/images")
     with torch.no_grad():
         features, anchors = model.encoder(images)
-    noise = file.noise("encoder/head") / file.scale("encoder/head")
-    for name, value in (("encoder/head", anchors), ("encoder/no_head", features)):
-        checks.append(file.compare(name, value, NOISE_FACTOR * noise * file.scale(name), "encoder"))
-    # In float64: a ReLU at rounding distance from its kink turns a float32 gradient norm by 1e-3.
-    model.double()
-    exact = model.encoder(images.double())[1]
-    tolerance = FLOAT64_TOLERANCE * file.scale("f64/encoder/head")
-    checks.append(file.compare("f64/encoder/head", exact, tolerance, "encoder, float64"))
+    file.compare("encoder/head", anchors, "encoder")
+    file.compare("encoder/no_head", features, "encoder")
+    # Gradients in float64: a ReLU at rounding distance from its kink turns a float32 gradient norm by 1e-3.
+    exact = model.double().encoder(images.double())[1]
+    file.compare_float64("f64/encoder/head", exact, "encoder, float64")
     if "in/cotangent" in file.entries:
         names, parameters = zip(*model.named_parameters(), strict=True)
         gradients = torch.autograd.grad((exact * file.input("in/cotangent")).sum(), parameters)
-        norms = {
-            key: g.norm()
-            for key, g in to_published(config, dict(zip(names, gradients, strict=True)))["encoder"].items()
-        }
-        ours = torch.stack([norms[key] for key in file.entries["grad_norms"]["keys"]])
+        published = to_published(config, dict(zip(names, gradients, strict=True)))["encoder"]
+        ours = torch.stack([published[key].norm() for key in file.entries["grad_norms"]["keys"]])
         error = ((ours - file.tensors["grad_norms"]) / file.tensors["grad_norms"]).abs().max().item()
-        checks.append(Check(file.name, "grad_norms", "gradient norms, relative", error, 1e-3))
-    return checks
+        file.check("grad_norms", "gradient norms, relative", error, 1e-3)
 
 
 def hash_filled(salt: str, key: str, shape: list[int], std: float) -> Tensor:
-    """The weights of one name by the rule in the header of the golden files (a splitmix64 of name and index), float32."""
+    """Returns the float32 weights of one name by the rule in the header (a splitmix64 of name and index)."""
     n = int(np.prod(shape))
     z = np.arange(n, dtype=np.uint64) + np.uint64(zlib.crc32(f"{salt}:{key}".encode()) << 32)
     z += np.uint64(0x9E3779B97F4A7C15)

@@ -2,7 +2,7 @@
 """The published format: configs of the published trainer as [`LZNConfig`], and its tensors under our names.
 
 A published checkpoint numbers the layers of an NCSN++ in running order: `all_modules.7` is the eighth. Our networks have the
-same layers in the same order under other names, so that the names follow from walking them.
+same layers in the same order under other names, so walking them gives the published names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lzn_hf.layers_ncsnpp import AttentionBlock, InputSkip, OutputSkip, Residual
 from lzn_hf.networks_resnet import RESNET_DEPTHS, RESNET_WIDTHS, ResNetEncoder
 
 
-# --- 1. Configurations ---------------------------------------------------------------------------------------------------
+# --- Configurations ------------------------------------------------------------------------------------------------------
 
 CIFAR10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 GENERATION = {
@@ -58,39 +58,27 @@ RESNET = {
     "encoder_depths": list(RESNET_DEPTHS[50]),
     "encoder_widths": list(RESNET_WIDTHS),
     "encoder_head_layers": 2,
-    "latent_solver": "euler",
-    "latent_num_steps": 20,
-    "alignment_solver": "euler",
-    "alignment_num_steps": 20,
+    **dict.fromkeys(("latent_solver", "alignment_solver"), "euler"),
+    **dict.fromkeys(("latent_num_steps", "alignment_num_steps"), 20),
     "step_cutoff": 0.2,
     "alignment_reduction": "log_prob",
 }
 # The published models. The networks that LZNConfig has by default are those of CIFAR-10.
 CASES = {
     "case_study_1_cifar10": LZNConfig(**GENERATION),
-    "case_study_1_afhqcat": LZNConfig(**LARGE),
-    "case_study_1_celebahq": LZNConfig(**LARGE),
-    "case_study_1_lsunbedroom": LZNConfig(**LARGE),
+    **{f"case_study_1_{data}": LZNConfig(**LARGE) for data in ("afhqcat", "celebahq", "lsunbedroom")},
     "case_study_2": LZNConfig(**RESNET),
     "case_study_3": LZNConfig(id2label=dict(enumerate(CIFAR10_LABELS)), **GENERATION),
 }
 
-# Keys of the sections of a published config with the values that are supported; None: whatever a network can be built from.
+# Keys of the sections of a published config with the supported values; None: whatever a network can be built from.
 NCSNPP_KEYS = {
-    "nf": None,
-    "ch_mult": None,
-    "num_res_blocks": None,
-    "attn_resolutions": None,
-    "dropout": None,
-    "fir": (True, False),
-    "fir_kernel": None,
-    "skip_rescale": (True, False),
+    **dict.fromkeys(("nf", "ch_mult", "num_res_blocks", "attn_resolutions", "dropout", "fir_kernel", "fourier_scale")),
+    **dict.fromkeys(("fir", "skip_rescale", "scale_by_sigma"), (True, False)),
     "progressive": ("none", "output_skip"),
     "progressive_input": ("none", "input_skip"),
     "progressive_combine": ("sum", "cat"),
     "embedding_type": ("positional", "fourier"),
-    "fourier_scale": None,
-    "scale_by_sigma": (True, False),
     "attention_type": ("ddpm",),
     "conditional": (True,),
     "conv_size": (3,),
@@ -98,25 +86,11 @@ NCSNPP_KEYS = {
     "normalization": ("GroupNorm",),
     "resblock_type": ("biggan",),
 }
-# without effect on a trained network: initialisation, the noise table, and what only ddpm blocks have
-NCSNPP_UNREAD = (
-    "beta_max",
-    "beta_min",
-    "ema_rate",
-    "init_scale",
-    "num_scales",
-    "resamp_with_conv",
-    "sigma_max",
-    "sigma_min",
-)
+# without effect on a trained network: initialization, the noise table, and what only ddpm blocks have
+NCSNPP_UNREAD = "beta_max beta_min ema_rate init_scale num_scales resamp_with_conv sigma_max sigma_min".split()
 RESNET_KEYS = {"head_num_layers": None, "head_out_dim": None}
-RESNET_OPTIONAL = {
-    "depth": tuple(RESNET_DEPTHS),
-    "width_multiplier": None,
-    "layers": None,
-    "widths": None,
-    "sk_ratio": (0,),
-}
+RESNET_SIZES = dict.fromkeys(("width_multiplier", "layers", "widths"))
+RESNET_OPTIONAL = {**RESNET_SIZES, "depth": tuple(RESNET_DEPTHS), "sk_ratio": (0,)}
 # Of the two makers of a ResNet, the second gives `layers` and `widths` where the first gives `depth` and `width_multiplier`.
 ENCODERS = ("lzn.model.ncsnpp.NCSNPPEncoder", "lzn.model.resnet.get_resnet", "tiny_resnet.make")
 SOLVERS = {
@@ -128,7 +102,7 @@ REQUIRED = object()
 
 
 def _value(published: Mapping, path: str, supported: Collection | None = None, default: Any = REQUIRED) -> Any:
-    """What a published config says at a dotted path, if it is supported."""
+    """Returns the value of a published config at a dotted path, if it is supported."""
     value = published
     for key in path.split("."):
         if not isinstance(value, Mapping) or key not in value:
@@ -143,7 +117,7 @@ def _value(published: Mapping, path: str, supported: Collection | None = None, d
 
 
 def _common(published: Mapping, *paths: str, default: Any = REQUIRED) -> Any:
-    """What a published config says at several paths, of which it need not have all, but which must agree."""
+    """Returns the value at several paths of a published config, which needs to have only one, but all must agree."""
     found = {path: value for path in paths if (value := _value(published, path, default=None)) is not None}
     if not found:
         return _value(published, paths[0], default=default)
@@ -154,22 +128,21 @@ def _common(published: Mapping, *paths: str, default: Any = REQUIRED) -> Any:
 
 
 def _section(published: Mapping, path: str, required: Mapping, optional: Mapping) -> dict[str, Any]:
-    """The section at a dotted path, in which every key is known and every value supported."""
+    """Returns the section at a dotted path, after checking that every key is known and every value supported."""
     for key, value in _value(published, path).items():
         if key not in required and key not in optional:
             raise ValueError(f"`{path}.{key}` of the published config, {value!r}, is not supported.")
     section = {key: _value(published, f"{path}.{key}", supported) for key, supported in required.items()}
-    optional = {key: _value(published, f"{path}.{key}", values, default=None) for key, values in optional.items()}
-    return section | {key: value for key, value in optional.items() if value is not None}
+    found = {key: _value(published, f"{path}.{key}", values, default=None) for key, values in optional.items()}
+    return section | {key: value for key, value in found.items() if value is not None}
 
 
 def _ncsnpp_options(published: Mapping, part: str) -> dict[str, Any]:
     path = f"{part}.params.config.model"
     section = _section(published, path, NCSNPP_KEYS, dict.fromkeys(NCSNPP_UNREAD))
     if section["scale_by_sigma"] and section["embedding_type"] != "fourier":
-        raise ValueError(
-            f"`{path}.scale_by_sigma` of the published config is True, but that is supported only with `embedding_type` 'fourier'."
-        )
+        message = f"`{path}.scale_by_sigma` of the published config is True, but that"
+        raise ValueError(f"{message} is supported only with `embedding_type` 'fourier'.")
     options = {
         "base_channels": section["nf"],
         "channel_multipliers": section["ch_mult"],
@@ -192,14 +165,13 @@ def _ncsnpp_options(published: Mapping, part: str) -> dict[str, Any]:
 
 def _encoder_options(published: Mapping) -> dict[str, Any]:
     if _value(published, "encoder.name", ENCODERS) == ENCODERS[0]:
+        path = "encoder.params"
         return {
             **_ncsnpp_options(published, "encoder"),
-            "encoder_tap_channels": _value(published, "encoder.params.num_base_channels"),
-            "encoder_tap_hidden_dim": _value(published, "encoder.params.num_base_units"),
-            "encoder_tap_layers": _value(published, "encoder.params.num_latent_transformation_layers"),
-            "encoder_tap_resolutions": _value(
-                published, "encoder.params.latent_transformation_resolutions", default=None
-            ),
+            "encoder_tap_channels": _value(published, f"{path}.num_base_channels"),
+            "encoder_tap_hidden_dim": _value(published, f"{path}.num_base_units"),
+            "encoder_tap_layers": _value(published, f"{path}.num_latent_transformation_layers"),
+            "encoder_tap_resolutions": _value(published, f"{path}.latent_transformation_resolutions", default=None),
         }
     section = _section(published, "encoder.params", RESNET_KEYS, RESNET_OPTIONAL)
     if "layers" not in section:
@@ -215,7 +187,7 @@ def _encoder_options(published: Mapping) -> dict[str, Any]:
 
 
 def _decoder_options(published: Mapping) -> dict[str, Any]:
-    """Decoder and labels, with the label losses and solvers, which are the published ones where there are no labels."""
+    """Returns options of decoder and labels, with the losses and solvers of labels; without labels, the published ones."""
     if "decoder" not in published:
         return {"decoder_type": None}
     _value(published, "decoder.name", ("lzn.model.ncsnpp.NCSNPPDecoder",))
@@ -223,10 +195,10 @@ def _decoder_options(published: Mapping) -> dict[str, Any]:
     num_labels = _common(published, "decoder.params.num_classes", "label_anchor.params.num_classes")
     if (num_labels > 0) != ("label_anchor" in published):
         found = "has" if "label_anchor" in published else "lacks"
-        raise ValueError(
-            f"`decoder.params.num_classes` of the published config is {num_labels}, but it {found} a `label_anchor`; "
-            "supported are both together or neither."
+        message = (
+            f"`decoder.params.num_classes` of the published config is {num_labels}, but it {found} a `label_anchor`"
         )
+        raise ValueError(f"{message}; supported are both together or neither.")
     if num_labels:
         is_cifar10 = _value(published, "data.name", default="") == "lzn.data.cifar10.CIFAR10" and num_labels == 10
         options["id2label"] = dict(enumerate(CIFAR10_LABELS if is_cifar10 else map(str, range(num_labels))))
@@ -245,12 +217,11 @@ def _decoder_options(published: Mapping) -> dict[str, Any]:
 
 
 def _contrastive_options(published: Mapping) -> dict[str, Any]:
-    weights = {name: weight for name, weight in _value(published, "training.loss_weight").items() if weight}
+    given = _value(published, "training.loss_weight")
+    weights = {name: weight for name, weight in given.items() if weight}
     if len(weights) != 1 or not set(weights) <= set(REDUCTIONS):
-        raise ValueError(
-            f"`training.loss_weight` of the published config is {_value(published, 'training.loss_weight')}, but supported "
-            f"is only one weight that is not 0, that of {' or '.join(REDUCTIONS)}."
-        )
+        message = f"`training.loss_weight` of the published config is {given}, but supported is"
+        raise ValueError(f"{message} only one weight that is not 0, that of {' or '.join(REDUCTIONS)}.")
     ((name, weight),) = weights.items()
     return {
         "alignment_solver": _solver(published, "encoder_latent_flow"),
@@ -267,15 +238,18 @@ def _solver(published: Mapping, path: str) -> str:
 
 
 def config_from_published(published: Mapping[str, Any]) -> LZNConfig:
-    """The config of the model that a published config describes, with its solvers and loss weights.
+    """Returns the config of the model that a published config describes, with its solvers and loss weights.
 
     Args:
-        published: The trainer's config, as of its JSON file. Where it has no image size (ResNet), that is 224.
+        published: The trainer's config, as in its JSON file. Without an image size (ResNet), that is 224.
 
     Raises:
         ValueError: for missing keys, contradictions, and keys or values that are not supported, saying which are.
     """
-    data = [f"{part}.params.config.data" for part in ("encoder", "decoder")]
+    parts = ("encoder", "decoder")
+    data = [f"{part}.params.config.data" for part in parts]
+    dims = ["latent_dim", *(f"{part}.params.latent_dim" for part in (*parts, "prior"))]
+    dims += ["encoder.params.head_out_dim", "label_anchor.params.z_dim"]
     try:
         options = _encoder_options(published) | _decoder_options(published)
         if options.get("decoder_type", "ncsnpp") is None:
@@ -283,12 +257,7 @@ def config_from_published(published: Mapping[str, Any]) -> LZNConfig:
         return LZNConfig(
             image_size=_common(published, *(f"{path}.image_size" for path in data), "image_size", default=224),
             num_channels=_common(published, *(f"{path}.num_channels" for path in data), "image_channels", default=3),
-            latent_dim=_common(
-                published,
-                "latent_dim",
-                *(f"{part}.params.latent_dim" for part in ("encoder", "decoder", "prior")),
-                *("encoder.params.head_out_dim", "label_anchor.params.z_dim"),
-            ),
+            latent_dim=_common(published, *dims),
             latent_solver=_solver(published, "encoder_latent_flow"),
             latent_num_steps=_value(published, "training.ode_num_steps"),
             **options,
@@ -297,12 +266,11 @@ def config_from_published(published: Mapping[str, Any]) -> LZNConfig:
         raise ValueError(f"the published config has a value of a wrong type: {error}") from error
 
 
-# --- 2. Keys -------------------------------------------------------------------------------------------------------------
+# --- Keys ----------------------------------------------------------------------------------------------------------------
 
 
 class Entry(NamedTuple):
-    """A published tensor: its part, its key without the prefix, its shape, whether it is trained; and the parameter of
-    ours that it is, or is a third of, and whether transposed."""
+    """A published tensor, and the parameter of ours that it is (or is a third of), maybe transposed. `key` has no prefix."""
 
     part: str
     key: str
@@ -313,7 +281,7 @@ class Entry(NamedTuple):
 
 
 def numbered_modules(network: nn.Module) -> list[nn.Module]:
-    """The modules of an NCSN++ in the order of the published list `all_modules`.
+    """Returns the modules of an NCSN++ in the order of the published list `all_modules`.
 
     Attention, which a [`ResidualBlock`] of ours holds, comes after it; an [`OutputSkip`] is two: norm and convolution.
     """
@@ -366,7 +334,7 @@ def _resnet_layers(network: ResNetEncoder) -> Iterator[tuple[str, nn.Module | No
 
 
 def published_entries(config: LZNConfig) -> list[Entry]:
-    """All tensors of a published checkpoint, less the buffers, in its order."""
+    """Returns all tensors of a published checkpoint in its order, without buffers."""
     with torch.device("meta"):
         model = LZNModel(copy.deepcopy(config))
     names = {module: name for name, module in model.named_modules()}
@@ -379,46 +347,33 @@ def published_entries(config: LZNConfig) -> list[Entry]:
             is_nin = ".NIN_" in key
             renamed = {"weight": "W", "bias": "b"} if is_nin else {"frequencies": "W"}
             for name, tensor in layer.state_dict(keep_vars=True).items() if layer is not None else ():
-                entries.append(
-                    Entry(
-                        part=part,
-                        key=f"{key}.{renamed.get(name, name)}",
-                        shape=(layer.in_features, *tensor.shape[1:]) if is_nin else tuple(tensor.shape),
-                        trainable=tensor.requires_grad,
-                        ours=f"{names[layer]}.{name}",
-                        transposed=is_nin and name == "weight",
-                    )
-                )
+                shape = (layer.in_features, *tensor.shape[1:]) if is_nin else tuple(tensor.shape)
+                published = f"{key}.{renamed.get(name, name)}"
+                ours, transposed = f"{names[layer]}.{name}", is_nin and name == "weight"
+                entries.append(Entry(part, published, shape, tensor.requires_grad, ours, transposed))
     if model.label_anchors is not None:
         entries.append(Entry("label_anchor", "anchor", tuple(model.label_anchors.shape), True, "label_anchors", False))
     return entries
 
 
-def published_keys(config: LZNConfig) -> dict[str, list[tuple[str, str, bool]]]:
-    """`(part, published key without the prefix, transposed)` by our state-dict key; several are joined along dimension 0."""
-    keys: dict[str, list[tuple[str, str, bool]]] = {}
-    for entry in published_entries(config):
-        keys.setdefault(entry.ours, []).append((entry.part, entry.key, entry.transposed))
-    return keys
-
-
 def to_ours(config: LZNConfig, published: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors by published part and key (without the prefix) to tensors by our state-dict key.
+    """Converts tensors by published part and key (without the prefix) to tensors by our state-dict key.
 
-    They may be weights as well as gradients or moments of Adam, and not all need be there.
+    They may be weights as well as gradients or moments of Adam, and may be incomplete.
 
     Raises:
-        ValueError: for keys of another model, and where of the three tensors that we join there are but one or two.
+        ValueError: for keys of another model, and for one or two of three tensors that are one of ours.
     """
+    sources: dict[str, list[Entry]] = {}
+    for entry in published_entries(config):
+        sources.setdefault(entry.ours, []).append(entry)
     rest = {(part, key): tensor for part, tensors in published.items() for key, tensor in tensors.items()}
     ours = {}
-    for name, sources in published_keys(config).items():
-        found = [(rest.pop((part, key), None), transposed) for part, key, transposed in sources]
-        tensors = [tensor.T if transposed else tensor for tensor, transposed in found if tensor is not None]
-        if tensors and len(tensors) < len(sources):
-            raise ValueError(
-                f"`{name}` is made of {', '.join(key for _, key, _ in sources)}, which are not all there."
-            )
+    for name, entries in sources.items():
+        found = [(entry, rest.pop((entry.part, entry.key), None)) for entry in entries]
+        tensors = [tensor.T if entry.transposed else tensor for entry, tensor in found if tensor is not None]
+        if tensors and len(tensors) < len(entries):
+            raise ValueError(f"`{name}` is made of {', '.join(e.key for e in entries)}, which are not all there.")
         if tensors:
             ours[name] = torch.cat(tensors) if len(tensors) > 1 else tensors[0].contiguous()
     if rest:
@@ -427,7 +382,7 @@ def to_ours(config: LZNConfig, published: Mapping[str, Mapping[str, Tensor]]) ->
 
 
 def to_published(config: LZNConfig, ours: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The other way round from [`to_ours`], in the published order.
+    """Converts the other way round from [`to_ours`], in the published order.
 
     Raises:
         ValueError: for keys of another model.

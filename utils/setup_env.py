@@ -39,7 +39,7 @@ def check_python(version):
 
 
 def has_nvidia_gpu() -> bool:
-    """Whether `nvidia-smi` is there, works, and lists a GPU."""
+    """Returns whether `nvidia-smi` is there, works, and lists a GPU."""
     nvidia_smi = shutil.which("nvidia-smi")
     if nvidia_smi is None:
         return False
@@ -48,24 +48,15 @@ def has_nvidia_gpu() -> bool:
 
 
 def torch_build(system: str, has_gpu: bool) -> str:
-    """The build of torch to install: "cpu", or "default" for what PyPI's plain wheel is.
+    """Returns the build of torch to install on a `platform.system()`: "cpu", or "default" for PyPI's plain wheel.
 
-    That is a CUDA build, several gigabytes with its libraries, on Linux, and a CPU (or Metal) build elsewhere.
-
-    Args:
-        system: `platform.system()`.
-        has_gpu: whether an NVIDIA GPU can be used.
+    The plain wheel is a CUDA build of several gigabytes on Linux, and a CPU (or Metal) build elsewhere.
     """
     return "cpu" if system == "Linux" and not has_gpu else "default"
 
 
 def torch_requirement(constraints: str, build: str) -> str:
-    """The exact requirement to install, such as "torch==2.13.0+cpu".
-
-    Args:
-        constraints: text of constraints.txt, which pins torch.
-        build: "cpu" or "default".
-    """
+    """Returns the exact requirement, such as "torch==2.13.0+cpu", for the pin in the text of constraints.txt."""
     pin = re.search(r"^torch==[\w.]+", constraints, flags=re.MULTILINE)
     if pin is None:
         raise SystemExit("constraints.txt does not pin torch: a line such as `torch==2.13.0` is missing.")
@@ -73,7 +64,7 @@ def torch_requirement(constraints: str, build: str) -> str:
 
 
 def pip_python(python: Path) -> str:
-    """Version, such as "3.11", of the Python that the environment's pip runs in; "" if it has no working pip."""
+    """Returns the version, such as "3.11", of the Python that runs the environment's pip; "" without a working pip."""
     if not python.exists():
         return ""
     answer = subprocess.run(
@@ -84,15 +75,15 @@ def pip_python(python: Path) -> str:
 
 
 def next_action(stamp, wanted: dict, exists: bool, usable: bool) -> str:
-    """What to do about the environment: "reuse", "update" or "create" it.
-
-    Args:
-        stamp: the stamp found in the environment, `None` without one.
-        wanted: the stamp that a fresh environment would get.
-        exists: whether the environment's folder is there.
-        usable: whether a pip of the wanted Python version runs in it.
+    """Returns what to do about the environment: "reuse", "update" or "create" it.
 
     A folder without a stamp is somebody's own: it is installed into, or left alone, but never deleted.
+
+    Args:
+        stamp: Stamp found in the environment, `None` without one.
+        wanted: Stamp that a fresh environment would get.
+        exists: Whether the environment's folder is there.
+        usable: Whether a pip of the wanted Python version runs in it.
     """
     if not exists:
         return "create"
@@ -124,12 +115,7 @@ def run(*command) -> None:
 
 
 def install_torch(python: Path, requirement: str) -> None:
-    """Installs torch alone, without what it depends on; a CPU build comes as a CPU build or not at all.
-
-    Args:
-        python: interpreter of the environment.
-        requirement: a CPU build by its exact local version ("torch==2.13.0+cpu"), or the plain version.
-    """
+    """Installs torch alone, without its dependencies: "torch==2.13.0+cpu" as a CPU build or not at all."""
     install = [str(python), "-m", "pip", "install", "--no-deps", requirement]
     if not requirement.endswith("+cpu"):
         return run(*install)

@@ -4,7 +4,7 @@
 `golden/published_layouts.json.xz` has, for each of the six published models, the config (without paths, logging and metrics)
 and the key and shape of every tensor in a checkpoint. It is made from a folder of golden data by
 
-    python tests/test_convert_original_checkpoint.py GOLDEN_DIR
+    PYTHONPATH=src:tests:utils python tests/utils/test_convert_original_checkpoint.py GOLDEN_DIR
 
 Trainer files for the tests are made from tiny models here. Where the environment variable LZN_GOLDEN_DIR names a folder of
 golden data, the checkpoints in it are converted, too, and must reproduce what the published code computes with them.
@@ -23,6 +23,8 @@ import zipfile
 from pathlib import Path
 
 import convert_original_checkpoint as converter
+import published_checkpoint
+import published_format
 import pytest
 import torch
 from helpers import GOLDEN_DIR
@@ -113,7 +115,9 @@ def test_the_key_map_is_a_bijection_with_equal_shapes(layouts, case):
     with torch.device("meta"):
         model = LZNModel(copy.deepcopy(config))
     ours = model.state_dict()
-    keys = converter.published_keys(config)
+    keys: dict[str, list[tuple[str, str, bool]]] = {}
+    for entry in published_format.published_entries(config):
+        keys.setdefault(entry.ours, []).append((entry.part, entry.key, entry.transposed))
 
     sources = [(part, key) for names in keys.values() for part, key, _ in names]
     assert len(set(sources)) == len(sources) and set(sources) == set(published)
@@ -133,7 +137,7 @@ def test_the_key_map_is_a_bijection_with_equal_shapes(layouts, case):
 @pytest.mark.parametrize("case", CASES)
 def test_the_order_is_the_published_one(layouts, case):
     """The unnamed lists of averages hang on it."""
-    entries = converter.published_entries(converter.CASES[case])
+    entries = published_format.published_entries(converter.CASES[case])
     for part, layout in layouts[case]["parts"].items():
         parameters = [key for key, _ in layout["tensors"] if not key.endswith(".sigmas")]
         mine = [entry for entry in entries if entry.part == part]
@@ -153,7 +157,7 @@ def test_modules_are_numbered_in_running_order(layouts, case):
             for key, _ in layouts[case]["parts"][part]["tensors"]
             if key.startswith("model.module.all_modules.")
         }
-        modules = converter.numbered_modules(getattr(model, part))
+        modules = published_format.numbered_modules(getattr(model, part))
         assert numbers == set(range(len(modules)))
         assert isinstance(modules[-1], torch.nn.Conv2d) == (part == "decoder")
 
@@ -279,7 +283,7 @@ def tiny(layouts) -> dict[str, dict]:
                 parameter.copy_(0.1 * torch.randn_like(parameter))
         checkpoint = {"optimizer": {"state": {0: {"step": 2.0}}}, "lr_scheduler": {"last_epoch": 2}, "grad_scalar": {}}
         checkpoint |= {"epoch": 3, "iteration": 1234}
-        for part, tensors in converter.to_published(model.config, model.state_dict()).items():
+        for part, tensors in published_format.to_published(model.config, model.state_dict()).items():
             averages = [tensor / 2 for key, tensor in tensors.items() if key != "all_modules.0.W"]
             checkpoint[part] = {"model.module." + key: tensor for key, tensor in tensors.items()}
             if part == "decoder":
@@ -304,27 +308,27 @@ def copy_of(checkpoint: dict) -> dict:
 @pytest.mark.parametrize("case", TINY)
 def test_there_and_back_again(tiny, case):
     config, state = tiny[case]["model"].config, tiny[case]["model"].state_dict()
-    back = converter.to_ours(config, converter.to_published(config, state))
+    back = published_format.to_ours(config, published_format.to_published(config, state))
     assert set(back) == set(state)
     for name, tensor in state.items():
         assert torch.equal(back[name], tensor) and back[name].is_contiguous()
 
     few = dict(list(state.items())[::3])  # as gradients, of which some parameters have none
-    back = converter.to_ours(config, converter.to_published(config, few))
+    back = published_format.to_ours(config, published_format.to_published(config, few))
     assert set(back) == set(few) and all(torch.equal(back[name], few[name]) for name in few)
 
 
 def test_keys_of_another_model_and_halves_are_refused(tiny):
     config, state = tiny["case_study_3"]["model"].config, tiny["case_study_3"]["model"].state_dict()
     with pytest.raises(ValueError, match="unknown keys: decoder.stem"):
-        converter.to_published(config, {**state, "decoder.stem": torch.zeros(1)})
-    published = converter.to_published(config, state)
+        published_format.to_published(config, {**state, "decoder.stem": torch.zeros(1)})
+    published = published_format.to_published(config, state)
     published["decoder"]["stem"] = torch.zeros(1)
     with pytest.raises(ValueError, match="unknown published keys: decoder stem"):
-        converter.to_ours(config, published)
+        published_format.to_ours(config, published)
     del published["decoder"]["stem"], published["decoder"]["all_modules.4.NIN_1.W"]
     with pytest.raises(ValueError, match=r"qkv.weight` is made of .*NIN_0.W, .*NIN_1.W, .*NIN_2.W, which are not all"):
-        converter.to_ours(config, published)
+        published_format.to_ours(config, published)
 
 
 def test_attention_computes_with_converted_weights_what_the_published_formula_does(tiny):
@@ -630,7 +634,7 @@ def full_size(layouts, case: str) -> dict:
 def test_a_checkpoint_of_another_case_is_recognised(layouts, case, taken_for, cases):
     checkpoint = full_size(layouts, case)
     with pytest.raises(ValueError) as error:
-        converter.published_weights(checkpoint, converter.CASES[taken_for])
+        published_checkpoint.published_weights(checkpoint, converter.CASES[taken_for])
     assert f"These are the tensors of {cases}: pass that as `--case`" in str(error.value)
     for part, tensors in checkpoint.items():
         assert f"`{part}` ({len(tensors)} tensors)" in str(error.value)
@@ -641,7 +645,7 @@ def test_a_checkpoint_that_is_nearly_of_a_case_says_so(layouts):
     checkpoint = full_size(layouts, "case_study_3")
     del checkpoint["label_anchor"]
     with pytest.raises(ValueError, match=r"`label_anchor` is missing\n(.|\n)*most like case_study_3, with 99 %"):
-        converter.published_weights(checkpoint, converter.CASES["case_study_3"], "raw")
+        published_checkpoint.published_weights(checkpoint, converter.CASES["case_study_3"], "raw")
 
 
 def test_everything_that_does_not_fit_is_listed_in_one_message(tiny):
