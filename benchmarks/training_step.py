@@ -43,7 +43,7 @@ from common import (
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from lzn_hf import modeling_lzn
+from lzn_hf import losses_lzn
 from lzn_hf.data.images import TensorImageDataset
 from lzn_hf.latent_schedules import EULER_EPS
 from lzn_hf.training.arguments import parse_arguments
@@ -58,7 +58,7 @@ train_joint = importlib.import_module("train_joint")
 QUICK = {"preset": ["digits"], "repeats": 3}
 SHAPES = {"digits": (8, 1), "fashion-mnist": (28, 1), "cifar10": (32, 3)}  # image size and channels
 FORMS = ("plain", "lzn_hf", "chosen")
-# What modeling_lzn calls for the alignment.
+# What losses_lzn calls for the alignment.
 ALIGNMENT = ("trace_assignments", "alignment_loss")
 
 
@@ -150,7 +150,7 @@ class TrainingStep:
             return train_joint.joint_loss(model, model, batch, generator, self.data_args)
 
     def __call__(self) -> None:
-        with patch.object(modeling_lzn, "compute_latents", direct_latents) if self.plain else nullcontext():
+        with patch.object(losses_lzn, "compute_latents", direct_latents) if self.plain else nullcontext():
             self.loop.take_step()
 
 
@@ -204,7 +204,7 @@ def watched(loop: TrainingLoop, watch: Stopwatch) -> Iterator[None]:
         (train_joint, "step_metrics"): "metrics",
         (train_joint, "to_pixel_values"): "data",
     }
-    modeled = {name: getattr(modeling_lzn, name) for name in ("compute_latents", *ALIGNMENT)}
+    modeled = {name: getattr(losses_lzn, name) for name in ("compute_latents", *ALIGNMENT)}
     timed = {name: watch.wrap("alignment, forward", modeled[name]) for name in ALIGNMENT}
     with ExitStack() as stack:
         for (owner, name), part in steps.items():
@@ -213,7 +213,7 @@ def watched(loop: TrainingLoop, watch: Stopwatch) -> Iterator[None]:
         stack.enter_context(patch.object(loop, "batches", batches()))
         stack.enter_context(patch.object(model.encoder, "forward", encoder))
         stack.enter_context(patch.object(model.decoder, "forward", decoder))
-        stack.enter_context(patch.multiple(modeling_lzn, compute_latents=zones, **timed))
+        stack.enter_context(patch.multiple(losses_lzn, compute_latents=zones, **timed))
         yield
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..latent_zones import compute_latents
+from ..losses_lzn import place_anchors
 from ..modeling_lzn import LZNForImageClassification, LZNModel
 from .metrics import check_images, frechet_distance, reconstruction_error
 
@@ -203,13 +203,8 @@ def joint_latents(
         )
     anchors = torch.cat([model.get_image_anchors(x) for x in _batches(model, pixel_values, batch_size)])
     noise = torch.randn(anchors.shape, generator=generator).to(anchors.device)
-    config = model.config
     pieces = zip(anchors.split(CHUNK), noise.split(CHUNK), strict=True)
-    latents = [
-        compute_latents(own, n, anchors, solver=config.latent_solver, num_steps=config.latent_num_steps)
-        for own, n in pieces
-    ]
-    return torch.cat(latents).cpu()
+    return torch.cat([place_anchors(model.config, own, n, anchors) for own, n in pieces]).cpu()
 
 
 def latent_statistics(latents: Tensor) -> dict[str, float]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..latent_zones import Solver, trace_assignments
+from ..latent_zones import trace_assignments
 from .grids import PALETTE
 
 
@@ -49,7 +49,7 @@ class ZoneWheel:
         self,
         label_anchors: Tensor,
         *,
-        solver: Solver = "adams",
+        solver: str = "adams",
         num_steps: int = 20,
         num_prior_samples: int = 20_000,
         seed: int = 0,
@@ -108,7 +108,7 @@ def plot_zones(
     label_anchors: Tensor,
     label_names: Sequence[str],
     *,
-    solver: Solver = "adams",
+    solver: str = "adams",
     num_steps: int = 20,
     num_prior_samples: int = 20_000,
     seed: int = 0,
