@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from lzn_hf import modeling_lzn
+from lzn_hf import losses_lzn
 from lzn_hf.data.images import TensorImageDataset
 from lzn_hf.training.arguments import parse_arguments
 from lzn_hf.training.loop import TrainingLoop
@@ -94,7 +94,7 @@ class TrainingStep:
             return train_joint.joint_loss(model, model, batch, generator, self.data_args)
 
     def __call__(self) -> None:
-        with patch.object(modeling_lzn, "compute_latents", direct_latents) if self.plain else nullcontext():
+        with patch.object(losses_lzn, "compute_latents", direct_latents) if self.plain else nullcontext():
             self.loop.take_step()
 
 

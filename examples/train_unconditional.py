@@ -24,6 +24,7 @@ from torch import Tensor
 from lzn_hf import LZNModel, LZNPipeline
 from lzn_hf.data.batches import image_batches, to_pixel_values
 from lzn_hf.data.images import ImageData
+from lzn_hf.losses_lzn import draw_noise, reconstruction_loss
 from lzn_hf.modeling_lzn import evaluation_mode
 from lzn_hf.training.arguments import (
     DataArguments,
@@ -184,11 +185,10 @@ def evaluate(
 def local_loss(model: LZNModel, pixel_values: Tensor, generator: torch.Generator) -> float:
     """The mean squared error of the velocity, with the images themselves as the pool. The model has no reference anchors."""
     latents = None if model.encoder is None else model.get_image_latents(pixel_values, generator=generator)
-    draw = {"device": pixel_values.device, "generator": generator}
-    noise, timesteps = torch.randn(pixel_values.shape, **draw), torch.rand(len(pixel_values), **draw)
-    t = timesteps[:, None, None, None]
-    velocity = model.predict_velocity(t * pixel_values + (1 - t) * noise, timesteps, latents)
-    return (velocity.float() - (pixel_values - noise)).square().mean().item()
+    noise = draw_noise(pixel_values, generator)
+    return reconstruction_loss(
+        model.predict_velocity, pixel_values, latents, sample_noise=noise, generator=generator
+    ).item()
 
 
 def save_samples(model: LZNModel, path: Path, own: UnconditionalArguments, seed: int) -> None:

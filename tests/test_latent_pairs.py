@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from lzn_hf.latent_kernel import Flow
 from lzn_hf.latent_pairs import Pairs, approach_pairs, find_pairs, leave_pairs
 from lzn_hf.latent_schedules import typical_distance
 from lzn_hf.latent_zones import compute_latents, trace_assignments
@@ -34,6 +35,11 @@ def integrate(y, pool, log_weights, s_start, s_end, steps):
         k3 = expected(y + h / 2 * k2, s + h / 2)
         y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + expected(y + h * k3, s_next))
     return y
+
+
+def flow_of(pool, reference):
+    """Of which `leave_pairs` reads the anchors and the reference alone."""
+    return Flow(reference, pool, pool.new_zeros(()), None, False, False, pool.dtype)
 
 
 def pair_of(pool, log_weights, rows):
@@ -73,7 +79,12 @@ def test_leaving_a_pair_undoes_approaching_it(weights, reference):
     pairs = pair_of(pool, log_weights, torch.tensor([0, 1]))
     r = torch.full((1, 4), reference, **FLOAT64)
     for top in (rows, 1 - rows):  # whichever of the two seems more probable
-        back, s_end = leave_pairs(u + s * (anchors - r), s, 30 / pairs.distance, top, r, pool, pairs)
+        step = (
+            randn(20, 4, seed=5),
+            torch.full((1, 1), 30 / pairs.distance[0], **FLOAT64),
+        )  # goes past where they are apart
+        back, s_end = leave_pairs(flow_of(pool, r), pairs, u + s * (anchors - r), s, top, *step)
+        assert torch.equal(s_end, step[1].expand(20, 1))
         torch.testing.assert_close(back - s_end * (anchors - r), noise, rtol=0, atol=1e-5)
 
 
@@ -87,9 +98,8 @@ def test_gradients_of_the_closed_form_are_exact():
 
     def leave(pool, noise):
         pairs = pair_of(pool.detach(), log_weights, torch.tensor([0, 1]))
-        return leave_pairs(
-            noise, s, torch.tensor([9.0, 9.0], **FLOAT64), rows, pool.mean(0, keepdim=True), pool, pairs
-        )[0]
+        flow = flow_of(pool, pool.mean(0, keepdim=True))
+        return leave_pairs(flow, pairs, noise, s, rows, noise, torch.full((1, 1), 9.0, **FLOAT64))[0]
 
     for function in (approach, leave):
         inputs = (pool.clone().requires_grad_(), noise.clone().requires_grad_())
@@ -106,7 +116,7 @@ def test_which_anchors_are_isolated_pairs():
     pool = torch.tensor([[0.0, 0], [0.1, 0], [5, 5], [5, 6], [9, 0], [0, 9], [0, 9 + 1e-6]], **FLOAT64)
     pairs = find(pool)
     assert pairs.isolated.tolist() == [True, True, True, True, False, False, False]  # the last two are one anchor
-    assert pairs.index[:4].tolist() == [1, 0, 3, 2]
+    assert pairs.neighbour[:4].tolist() == [1, 0, 3, 2]
     torch.testing.assert_close(pairs.distance[:2], torch.tensor([0.1, 0.1], **FLOAT64))
     assert 7.0 < pairs.next_distance[0] < 7.1
 

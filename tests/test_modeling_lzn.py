@@ -1,6 +1,8 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 """LZNModel and LZNForImageClassification: losses against their formulas, loading, and what a prediction may depend on."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -8,7 +10,9 @@ from transformers import AutoModel
 
 from lzn_hf import LZNConfig, LZNForImageClassification, LZNModel, latent_zones
 from lzn_hf.distributed_lzn import log_label_frequencies
-from lzn_hf.losses_lzn import view_losses
+from lzn_hf.layers_ncsnpp import ScaledConv2d, ScaledLinear
+from lzn_hf.losses_lzn import draw_noise, reconstruction_loss, view_losses
+from lzn_hf.modeling_lzn import evaluation_mode
 
 
 def tiny_config(**changes):
@@ -117,6 +121,15 @@ def test_a_model_without_labels_has_the_reconstruction_loss_alone(images):
         model.predict_velocity(images, 0.5, torch.randn(12, 6), labels=torch.zeros(12, dtype=torch.int64))
 
 
+def test_the_reconstruction_loss_is_that_of_forward(model, images, labels):
+    """With the same draws, in the order of the generator: latents, times, noise of the images."""
+    output = model(images, labels, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    draw_noise(output.anchors, generator)
+    loss = reconstruction_loss(model.predict_velocity, images, output.latents, labels, generator=generator)
+    assert torch.equal(loss, output.reconstruction_loss)
+
+
 # Second views.
 
 
@@ -130,12 +143,16 @@ def embedder():
 def test_the_loss_of_second_views_is_that_of_their_anchors(embedder, images):
     second, noise = torch.rand_like(images) * 2 - 1, torch.randn(12, 6)
     output = embedder(images, second_views=second, noise=noise)
-    anchors, targets = embedder.get_image_anchors(images), embedder.get_image_anchors(second)
+    # Encoded together, as in forward: the flow magnifies the rounding by which anchors of two calls differ.
+    anchors, targets = embedder.get_image_anchors(torch.cat([images, second])).chunk(2)
     expected = view_losses(embedder.config, anchors, targets, noise)
     for name, value in expected.items():
-        torch.testing.assert_close(output[name], value, rtol=1e-4, atol=1e-5)
+        assert torch.equal(output[name], value), name
     torch.testing.assert_close(output.loss, 0.7 * output.alignment_loss)
-    torch.testing.assert_close(output.anchors, anchors)  # those of the first views, as for one view
+    torch.testing.assert_close(
+        output.anchors, embedder.get_image_anchors(images)
+    )  # of the first views, as for one view
+    torch.testing.assert_close(targets, embedder.get_image_anchors(second))
     torch.testing.assert_close(output.pooler_output, embedder.get_image_features(images))
     assert output.view_log_probs.shape == (10, 12) and output.label_log_probs is None
     alone = embedder(images)
@@ -338,6 +355,17 @@ def test_velocity_takes_the_label_of_the_zone(model, images):
     assert not torch.allclose(velocity, model.predict_velocity(images, 0.3, latents, (zone_labels + 1) % 3))
 
 
+def test_evaluation_mode_restores_the_mode_of_every_submodule(model, images):
+    model.train()
+    model.encoder.eval()
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(RuntimeError, match="inside"), evaluation_mode(model):
+        assert not any(module.training for module in model.modules())
+        assert not model.get_image_anchors(images).requires_grad
+        raise RuntimeError("inside")
+    assert [module.training for module in model.modules()] == modes and True in modes and False in modes
+
+
 # Loading and saving.
 
 
@@ -364,16 +392,17 @@ def test_initialisation_survives_from_pretrained(model, tmp_path):
     """
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("decoder.") and k != "label_anchors"}
     model.save_pretrained(tmp_path, state_dict=state)
-    torch.manual_seed(0)
     loaded = LZNModel.from_pretrained(tmp_path)
-    torch.manual_seed(0)
-    fresh = LZNModel(tiny_config())
     assert all(torch.equal(loaded.state_dict()[k], v) for k, v in state.items())
-    for name, parameter in loaded.decoder.named_parameters():
-        if parameter.numel() > 1:
-            torch.testing.assert_close(
-                parameter.std(), fresh.get_parameter(f"decoder.{name}").std(), rtol=0.7, atol=1e-9
-            )
+    for module in loaded.decoder.modules():
+        if isinstance(module, (ScaledConv2d, ScaledLinear)):
+            # Uniform up to this bound (Glorot and Bengio, 2010, scaled), which the largest of dozens of draws comes close to.
+            receptive = module.weight[0, 0].numel()
+            bound = math.sqrt(6 * module.init_scale / (receptive * sum(module.weight.shape[:2])))
+            assert 0.7 * bound < module.weight.abs().max() <= bound * (1 + 1e-6)
+            assert not module.bias.any()
+        elif isinstance(module, torch.nn.GroupNorm):
+            assert (module.weight == 1).all() and not module.bias.any()
     images = torch.randn(4, 1, 8, 8)
     assert (
         loaded.decoder(images, torch.rand(4), torch.randn(4, 6), torch.zeros(4, dtype=torch.int64)).abs().max() < 1e-3

@@ -35,7 +35,7 @@ def _register() -> None:
     AutoModel.register(LZNConfig, LZNModel, exist_ok=True)
     AutoModelForImageClassification.register(LZNConfig, LZNForImageClassification, exist_ok=True)
     # There is one image processor, and transformers looks under both names.
-    image_processor_classes = {"pil": LZNImageProcessor, "torchvision": LZNImageProcessor}
+    image_processor_classes: dict[str, type] = {"pil": LZNImageProcessor, "torchvision": LZNImageProcessor}
     AutoImageProcessor.register(LZNConfig, image_processor_classes=image_processor_classes, exist_ok=True)
     # diffusers has no public way to make the components of another package known. Without it, model_index.json holds full module
     # paths and loading from the Hub fails.
@@ -43,9 +43,8 @@ def _register() -> None:
     loadable = {"LZNPreTrainedModel": methods, "LZNImageProcessor": methods}
     pipeline_loading_utils.LOADABLE_CLASSES["lzn_hf"] = loadable
     pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(loadable)
-    diffusers.LZNPipeline = (
-        LZNPipeline  # where DiffusionPipeline.from_pretrained looks for the class in model_index.json
-    )
+    # DiffusionPipeline.from_pretrained looks there for the class that model_index.json names.
+    vars(diffusers)["LZNPipeline"] = LZNPipeline
 
 
 _register()

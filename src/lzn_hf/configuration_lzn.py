@@ -204,12 +204,9 @@ class LZNConfig(PreTrainedConfig):
             check(name, getattr(self, name) >= 0, "at least 0")
         for name in ("label_anchor_std", "latent_noise_scale"):
             check(name, getattr(self, name) > 0, "positive")
-        check(
-            "id2label",
-            sorted(self.id2label) == list(range(len(self.id2label))),
-            "a dict with the keys 0..num_labels-1",
-        )
-        check("id2label", len(self.label2id) == len(self.id2label), "a dict with a different name for each label")
+        names = self.id2label or {}
+        check("id2label", list(range(len(names))) == sorted(names), "a dict with the keys 0..num_labels-1")
+        check("id2label", len(set(names.values())) == len(names), "a dict with a different name for each label")
 
 
 __all__ = ["LZNConfig"]

@@ -13,68 +13,83 @@ and through l and v they go on to
     dr   = -sum_i [dl_i (s u - s^2 (a_i - r)) + p_i g]
     dlog w_i = dl_i,                                      summed over rows.
 
-Unless it is told to keep p, backward computes it again from its normaliser, so that B x D numbers are kept a step and not B x N. As
-attention does (arXiv 2205.14135), at the price of one matrix product in six.
+Where p is not kept, backward computes it again from the saved normaliser, as attention does (arXiv 2205.14135): a step then keeps
+B x D numbers instead of B x N, for one matrix product in six.
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 
-# Logits this far below the largest count as this far. Below -708 exponentials are denormal numbers, and products with these take
-# fifty times as long; a probability of 1e-130 has no more effect than one of 0.
+# Smaller logits, relative to the largest, are raised to this. Exponentials below -708 are denormal numbers, which slow matrix
+# products down fifty times; a probability of 1e-130 has no more effect than one of 0.
 LEAST_LOGIT = -300.0
 
 
+class Flow(NamedTuple):
+    """The flow of a pool of N anchors a_i, in coordinates `y = s r + u` around a reference point r, of each row or of all."""
+
+    reference: Tensor  # r, (1 | B, D)
+    pool: Tensor  # a_i, (N, D)
+    squared_distances: (
+        Tensor  # |a_i - r|^2, (1 | B, N), without a graph: their gradients are in those of pool and reference
+    )
+    log_weights: Tensor | None  # log w_i, (N,)
+    include_own: bool  # whether r is one more anchor, of weight 1 and logit 0
+    keep_probabilities: bool  # whether the B x N probabilities are kept for backward
+    gradient_dtype: torch.dtype  # of the matrix products of backward
+
+
+class _Options(NamedTuple):
+    """The arguments of [`expected_anchor`] that are not tensors."""
+
+    include_own: bool
+    keep_probabilities: bool
+    gradient_dtype: torch.dtype
+    all_log_probs: bool
+    want_top: bool
+
+
 def expected_anchor(
+    flow: Flow,
     u: Tensor,
     s: Tensor,
-    reference: Tensor,
-    pool: Tensor,
-    square: Tensor,
-    log_weights: Tensor | None,
-    include_own: bool,
     targets: Tensor | None = None,
     all_log_probs: bool = False,
     want_top: bool = False,
-    keep: bool = False,
-    gradient_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """E[a | u, s] - r of B rows over a pool of N anchors, and log-probabilities.
+    """E[a | u, s] - r of B rows, and log-probabilities of anchors.
 
     Args:
-        u (`Tensor` of shape `(B, D)`): rows in coordinates `y = s r + u`.
+        flow ([`Flow`]): the anchors and the reference.
+        u (`Tensor` of shape `(B, D)`): the rows, in coordinates `y = s r + u`.
         s (`Tensor` of shape `(1 | B, 1)`): signal over noise; a constant.
-        reference (`Tensor` of shape `(1 | B, D)`): r.
-        pool (`Tensor` of shape `(N, D)`): the anchors.
-        square (`Tensor` of shape `(1 | B, N)`): |a_i - r|^2, without a graph: its gradients are in those of pool and reference.
-        log_weights (`Tensor` of shape `(N,)`, *optional*): log w.
-        include_own (`bool`): whether r is one more anchor, with weight 1 and logit 0.
         targets (`Tensor` of shape `(B,)`, *optional*): anchors whose log-probabilities are wanted.
-        all_log_probs (`bool`): whether those of all anchors are.
-        want_top (`bool`): whether the most probable anchors are.
-        keep (`bool`): whether the B x N probabilities are kept for backward.
-        gradient_dtype (`torch.dtype`, *optional*): of the matrix products of backward; default: that of the rest.
+        all_log_probs (`bool`, defaults to `False`): whether those of all anchors are wanted.
+        want_top (`bool`, defaults to `False`): whether the most probable anchors are wanted.
 
     Returns:
-        the drift (B, D), and if wanted the log-probabilities (B,) or (B, N) and the most probable anchors (B,).
+        `tuple(Tensor, Tensor, Tensor)`: the drift `(B, D)`; log-probabilities `(B,)` or `(B, N)` and most probable anchors `(B,)`, each
+        `None` if not wanted.
     """
-    return _ExpectedAnchor.apply(
-        u, s, reference, pool, square, log_weights, include_own, targets, all_log_probs, want_top, keep, gradient_dtype
-    )
+    options = _Options(flow.include_own, flow.keep_probabilities, flow.gradient_dtype, all_log_probs, want_top)
+    tensors = (flow.reference, flow.pool, flow.squared_distances, flow.log_weights)
+    return _ExpectedAnchor.apply(u, s, *tensors, targets, options)
 
 
 def _logits(
-    u: Tensor, s: Tensor, reference: Tensor, pool: Tensor, square: Tensor, log_weights: Tensor | None
+    u: Tensor, s: Tensor, reference: Tensor, pool: Tensor, squared_distances: Tensor, log_weights: Tensor | None
 ) -> Tensor:
     """The logits (B, N)."""
     su = s * u
     logits = su @ pool.T
     logits -= (su * reference).sum(-1, keepdim=True)
-    logits.addcmul_(square, s * s, value=-0.5)
+    logits.addcmul_(squared_distances, s * s, value=-0.5)
     if log_weights is not None:
         logits += log_weights
     return logits
@@ -83,61 +98,59 @@ def _logits(
 class _ExpectedAnchor(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         u: Tensor,
         s: Tensor,
         reference: Tensor,
         pool: Tensor,
-        square: Tensor,
+        squared_distances: Tensor,
         log_weights: Tensor | None,
-        include_own: bool,
         targets: Tensor | None,
-        all_log_probs: bool,
-        want_top: bool,
-        keep: bool,
-        gradient_dtype: torch.dtype | None,
+        options: _Options,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        logits = _logits(u, s, reference, pool, square, log_weights)
-        top = logits.argmax(-1) if want_top else None
+        logits = _logits(u, s, reference, pool, squared_distances, log_weights)
+        top = logits.argmax(-1) if options.want_top else None
         largest = logits.amax(-1, keepdim=True)
-        if include_own:
+        if options.include_own:
             largest = largest.clamp(min=0)
         logits -= largest  # from here on nothing is larger than 0, so that probabilities sum to 1 to the last digit
         record = None
-        if all_log_probs:
+        if options.all_log_probs:
             record = logits.clone()
         elif targets is not None:
             record = logits.gather(1, targets[:, None])
         p = logits.clamp_(min=LEAST_LOGIT).exp_()  # times `total`
         total = p.sum(-1, keepdim=True)
-        mass = 1
-        if include_own:
+        origin = reference  # times the probability of the pool
+        if options.include_own:
             in_pool, total = total, total + (-largest).exp()
-            mass = in_pool / total
-        drift = (p @ pool) / total - mass * reference
+            origin = in_pool / total * reference
+        drift = (p @ pool) / total - origin
         if record is not None:
             record -= total.log()
-            record = record if all_log_probs else record.squeeze(1)
-        kept = p if keep else None
-        ctx.save_for_backward(u, s, reference, pool, square, log_weights, largest, total, targets, kept)
-        ctx.include_own, ctx.gradient_dtype = include_own, gradient_dtype or u.dtype
-        if want_top:
+            record = record if options.all_log_probs else record.squeeze(1)
+        kept = p if options.keep_probabilities else None
+        ctx.save_for_backward(u, s, reference, pool, squared_distances, log_weights, largest, total, targets, kept)
+        ctx.options = options
+        if top is not None:
             ctx.mark_non_differentiable(top)
         return drift, record, top
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, g: Tensor, h: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        u, s, reference, pool, square, log_weights, largest, total, targets, p = ctx.saved_tensors
+    def backward(ctx: Any, g: Tensor, h: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        u, s, reference, pool, squared_distances, log_weights, largest, total, targets, p = ctx.saved_tensors
+        options: _Options = ctx.options
         if p is None:
-            p = _logits(u, s, reference, pool, square, log_weights).sub_(largest).clamp_(min=LEAST_LOGIT).exp_()
-        # All that follows looks at differences of anchors only, so it may look at them from the middle of the pool: products of less
-        # precision are then off by a part of the differences, wherever the pool lies.
-        dtype, middle = ctx.gradient_dtype, pool.mean(0, keepdim=True)
+            logits = _logits(u, s, reference, pool, squared_distances, log_weights)
+            p = logits.sub_(largest).clamp_(min=LEAST_LOGIT).exp_()
+        # All that follows depends on differences of anchors alone, so the middle of the pool may be the origin: products of less
+        # precision are then accurate relative to these differences, wherever the pool lies.
+        dtype, middle = options.gradient_dtype, pool.mean(0, keepdim=True)
         centred, reference = (pool - middle).to(dtype), reference - middle
         g = g / total
         dl = (g.to(dtype) @ centred.T).to(p.dtype)
-        if ctx.include_own:  # the own anchor's part of the mean is 0; else what all anchors share has no effect
+        if options.include_own:  # the own anchor's part of the mean is 0; else what all anchors share has no effect
             dl -= (g * reference).sum(-1, keepdim=True)
         dl *= p
         mean = dl.sum(-1, keepdim=True)  # exact where one anchor has it all: far out, s^2 blows up what is not
@@ -160,8 +173,10 @@ class _ExpectedAnchor(torch.autograd.Function):
             d_pool = (sums[:, :-1] - sums[:, -1:] * centred + p.T.to(dtype) @ g.to(dtype)).to(p.dtype)
         if needs[2]:
             d_reference = s * s * moved - p.sum(-1, keepdim=True) * g
-            if ctx.include_own:  # sum_i dl_i is minus that of the own anchor; else it is 0, and rounding is left out
+            if (
+                options.include_own
+            ):  # sum_i dl_i is minus that of the own anchor; else it is 0, and rounding is left out
                 d_reference = d_reference - (-largest).exp() / total * mean * (s * u)
             d_reference = d_reference.sum_to_size(reference.shape)
         d_u = s * moved if needs[0] else None
-        return d_u, None, d_reference, d_pool, None, d_log_weights, None, None, None, None, None, None
+        return d_u, None, d_reference, d_pool, None, d_log_weights, None, None

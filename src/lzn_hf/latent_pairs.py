@@ -1,10 +1,14 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Near-duplicate anchors: the latent flow of an isolated pair of anchors in closed form.
+"""Grids of the default solver in the presence of near-duplicate anchors, whose flow has a closed form.
 
 Two anchors at distance d, 0 with weight w and d e with weight w', have a flow along e alone. At signal s the coordinate x along
 e has the distribution `F_s(x) = w Phi(x) + w' Phi(x - s d)` (up to a factor), and a flow in one dimension is the monotone
 rearrangement: F_s(x) stays the same along a trajectory. A pair that is much closer than all other anchors therefore needs no
 steps where only the two of them meet, at s d of about 1: a grid may start, or end, where the next neighbour counts.
+
+It matters where a few anchors are near-duplicates and the rest are spread out. With a tenth of 64 anchors doubled at distance 1e-3, 20
+evaluations have an rms error of 2.3e-4, and 99.5 % of the latents lead back to their anchor. Without the closed form the error is 8.4e-2
+at any number of evaluations, and 88.5 % lead back. (Also see benchmarks/solvers.py.)
 """
 
 from __future__ import annotations
@@ -16,9 +20,28 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr, ndtr, ndtri
 
+from .latent_kernel import Flow
+from .latent_schedules import (
+    MAX_PAIRS,
+    MERGE_DISTANCE,
+    NEIGHBOUR_RESOLVED,
+    Schedule,
+    adams_decode_schedule,
+    adams_encode_schedule,
+    distances,
+    nearest_distance,
+    signal_over_noise,
+    typical_distance,
+)
 
-# Anchors closer than this share of the median distance are one anchor: repeated samples, which differ by rounding.
+
+# Anchors closer than this fraction of the median distance are one anchor: repeated samples, which differ by rounding.
 IDENTICAL = 1e-5
+# Towards the anchors, a grid tells anchors apart that are farther than this fraction of the typical distance; isolated pairs below are
+# told apart in the last step.
+GRID_RESOLUTION = 1 / 50
+# Rows of a large pool that its typical distance is estimated from.
+TYPICAL_ROWS = 512
 # The next neighbour of a pair is this many times farther than the pair is apart. From 2 on a pair is mutual.
 ISOLATION = 4.0
 BISECTIONS = 50
@@ -27,11 +50,52 @@ BISECTIONS = 50
 class Pairs(NamedTuple):
     """For each of R anchors, the neighbour that it makes an isolated pair with."""
 
-    index: Tensor  # (R,) of the neighbour in the pool
+    neighbour: Tensor  # (R,) its index in the pool
     log_weight: Tensor  # (R,) log w'/w
     distance: Tensor  # (R,)
     next_distance: Tensor  # (R,) of the next neighbour
     isolated: Tensor  # (R,) whether there is such a pair
+
+
+def adams_encode_plan(
+    distance: Tensor, log_weights: Tensor | None, include_own: bool, num_steps: int
+) -> tuple[Schedule, Pairs]:
+    """The grid of rows with distances (B, N) to the anchors, which begins where isolated pairs are one anchor; and the pairs."""
+    typical = typical_distance(distance, log_weights)
+    nearest = nearest_distance(distance, typical, log_weights)
+    pairs = find_pairs(distance, typical, log_weights, include_own)
+    nearest = torch.where(pairs.isolated[:, None], pairs.next_distance[:, None], nearest)
+    merged = torch.where(pairs.isolated, pairs.distance, MERGE_DISTANCE * typical.squeeze(1))[:, None]
+    return adams_encode_schedule(distance, nearest, typical, merged, log_weights, include_own, num_steps), pairs
+
+
+def adams_decode_plan(
+    pool: Tensor, log_weights: Tensor | None, num_steps: int, end: float
+) -> tuple[Schedule, Pairs | None]:
+    """The grid towards a pool (N, D), and the isolated pairs that it does not tell apart; none if it ends before t = 1."""
+    # Some rows of a large pool show the typical distance; all are looked at where weights may remove anchors.
+    step = 1 if log_weights is not None else math.ceil(len(pool) / TYPICAL_ROWS)
+    typical = typical_distance(distances(pool[::step], pool, exact=False), log_weights)
+    if log_weights is not None:
+        absent = torch.isneginf(log_weights)[:, None]
+        typical = typical.masked_fill(absent, math.nan)
+    typical = typical.nanmedian(0, keepdim=True).values
+    if end < 1:
+        return adams_decode_schedule(torch.full_like(typical, signal_over_noise(end)), typical, num_steps), None
+    parts = []
+    for rows in pool.split(max(1, MAX_PAIRS // len(pool))):
+        distance = distances(rows, pool, exact=False)
+        found = find_pairs(distance, typical, log_weights, include_own=False)
+        parts.append((nearest_distance(distance, typical, log_weights), *found))
+    nearest, *fields = (torch.cat(part) for part in zip(*parts, strict=True))
+    pairs = Pairs(*fields)
+    if log_weights is not None:
+        nearest = nearest.masked_fill(absent, math.inf)
+    resolution = GRID_RESOLUTION * typical
+    pairs = pairs._replace(isolated=pairs.isolated & (pairs.distance < resolution.squeeze()))
+    nearest = torch.where(pairs.isolated[:, None], pairs.next_distance[:, None], nearest)
+    nearest = torch.maximum(nearest.amin(0, keepdim=True), resolution)
+    return adams_decode_schedule(NEIGHBOUR_RESOLVED / nearest, typical, num_steps), pairs
 
 
 @torch.no_grad()
@@ -59,7 +123,7 @@ def approach_pairs(u: Tensor, anchors: Tensor, pool: Tensor, pairs: Pairs, s: Te
 
     Solves `Phi(y) + w'/w Phi(y - s d) = Phi(x)` for the coordinate y along the pair, x being that of the noise. (B, D) -> (B, D).
     """
-    direction, d = _directions(anchors, pool[pairs.index], pairs.isolated)
+    direction, d = _directions(anchors, pool[pairs.neighbour], pairs.isolated)
     x = (u * direction).sum(1)
     shift = s.squeeze(1) * d
     log_weight = pairs.log_weight.masked_fill(~pairs.isolated, 0.0)
@@ -68,31 +132,36 @@ def approach_pairs(u: Tensor, anchors: Tensor, pool: Tensor, pairs: Pairs, s: Te
 
 
 def leave_pairs(
-    u: Tensor, s: Tensor, s_end: Tensor, top: Tensor, reference: Tensor, pool: Tensor, pairs: Pairs
+    flow: Flow, pairs: Pairs, u: Tensor, s: Tensor, top: Tensor, u_next: Tensor, s_next: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Carries rows that go to one of an isolated pair from s to `s_end` (R,) of the pool's anchors, where the two are apart.
+    """Replaces a step from s to `s_next` of the rows that go to one of an isolated pair by one to where the two are apart.
 
     Args:
-        u (`Tensor` of shape `(B, D)`): rows in coordinates `y = s r + u` about the reference r.
-        s (`Tensor` of shape `(1 | B, 1)`): where they are.
-        top (`Tensor` of shape `(B,)`): the anchor that each row goes to, or the other one of its pair.
-        reference (`Tensor` of shape `(1 | B, D)`): r.
+        flow ([`Flow`]): the anchors and the reference r.
+        pairs ([`Pairs`]): the isolated pairs among all anchors of the pool.
+        u (`Tensor` of shape `(B, D)`): the rows at s, in coordinates `y = s r + u`.
+        s (`Tensor` of shape `(1 | B, 1)`): signal over noise before the step.
+        top (`Tensor` of shape `(B,)`): the most probable anchor of each row, which may be the wrong one of a pair.
+        u_next (`Tensor` of shape `(B, D)`): the rows after the step, kept where there is no pair.
+        s_next (`Tensor` of shape `(1 | B, 1)`): signal over noise after the step, likewise.
 
     Returns:
-        u and s at the end, (B, D) and (B, 1); those of rows without a pair have no meaning.
+        `tuple(Tensor, Tensor)`: u `(B, D)` and s `(B, 1)` after the step.
     """
-    anchors, isolated = pool[top], pairs.isolated[top]
-    direction, d = _directions(anchors, pool[pairs.index[top]], isolated)
-    log_weight = pairs.log_weight[top].masked_fill(~isolated, 0.0)
-    s_end = s_end[top][:, None]
-    v = u + s * (reference - anchors)
+    anchors, isolated = flow.pool[top], pairs.isolated[top]
+    direction, d = _directions(anchors, flow.pool[pairs.neighbour[top]], isolated)
+    weight = pairs.log_weight[top].masked_fill(~isolated, 0.0).exp()
+    s_apart = torch.maximum(NEIGHBOUR_RESOLVED / pairs.distance, s_next.squeeze())[top][:, None]
+    v = u + s * (flow.reference - anchors)  # about the anchor
     x = (v * direction).sum(1)
-    weight, mass = log_weight.exp(), ndtr(x) + log_weight.exp() * ndtr(x - s.squeeze(1) * d)
+    mass = ndtr(x) + weight * ndtr(x - s.squeeze(1) * d)
     tiny = 1e-12
     own = ndtri(mass.clamp(tiny, 1 - tiny))
-    other = s_end.squeeze(1) * d + ndtri(((mass - 1) / weight).clamp(tiny, 1 - tiny))
+    other = s_apart.squeeze(1) * d + ndtri(((mass - 1) / weight).clamp(tiny, 1 - tiny))
     v = v + (torch.where(mass < 1, own, other) - x)[:, None] * direction
-    return v - s_end * (reference - anchors), s_end
+    u_apart = v - s_apart * (flow.reference - anchors)
+    isolated = isolated[:, None]
+    return torch.where(isolated, u_apart, u_next), torch.where(isolated, s_apart, s_next)
 
 
 def _directions(anchors: Tensor, neighbours: Tensor, isolated: Tensor) -> tuple[Tensor, Tensor]:

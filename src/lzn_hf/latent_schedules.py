@@ -39,6 +39,10 @@ LEAST_DENSITY = 1e-3
 START = 2.0
 
 
+# Pairs of a row and an anchor that are looked at at once: 128 MB in float64.
+MAX_PAIRS = 2**24
+
+
 class Schedule(NamedTuple):
     """A linear multistep method: `y <- y + sum_j weights[k, j] * E_{k-j}` after evaluating E_k at `s[k]`, k = 0..S-1."""
 
@@ -80,8 +84,9 @@ def published_schedule(solver: str, num_steps: int, *, decode: bool, like: Tenso
                 first = (s_next * phi2 + curvature) / r0
                 second = -curvature / r1
             rows.append([step + first, second - first, -second])
-    options = {"dtype": like.dtype, "device": like.device}
-    return Schedule(torch.tensor(s, **options)[:, None, None], torch.tensor(rows, **options)[:, :, None, None])
+    points = torch.tensor(s, dtype=like.dtype, device=like.device)
+    weights = torch.tensor(rows, dtype=like.dtype, device=like.device)
+    return Schedule(points[:, None, None], weights[:, :, None, None])
 
 
 @torch.no_grad()  # the grid is a constant
@@ -132,6 +137,12 @@ def adams_decode_schedule(s_hi: Tensor, typical: Tensor, num_steps: int) -> Sche
     s = _equidistributed(mesh, density, share, s_hi, typical)
     s = torch.cat([s, s[-1:]])  # the end point is the last expected anchor: nothing to step to
     return Schedule(s, _adams_weights(s))
+
+
+def distances(a: Tensor, b: Tensor, exact: bool = True) -> Tensor:
+    """Euclidean distances (A, N), also small ones; not `exact`: by a matrix product, to 1e-7 of the norms of a and b."""
+    mode = "use_mm_for_euclid_dist" if not exact and a.dtype == torch.float64 else "donot_use_mm_for_euclid_dist"
+    return torch.cdist(a, b, compute_mode=mode)
 
 
 def typical_distance(distance: Tensor, log_weights: Tensor | None) -> Tensor:
@@ -190,8 +201,8 @@ def _distance_classes(
     upper_share = (x - lower).to(distance.dtype)
     lower = lower.long()
     own = distance <= merged
-    # The largest weight is 1: absent anchors have mass 0, whatever the scale of the weights.
-    largest, weights = 0.0, torch.ones_like(upper_share)
+    # Relative to the largest weight: absent anchors have mass 0, whatever the scale of the weights.
+    largest, weights = distance.new_zeros(()), torch.ones_like(upper_share)
     if log_weights is not None:
         largest = log_weights.amax()
         largest = largest.clamp(min=0) if include_own else largest
@@ -200,7 +211,7 @@ def _distance_classes(
     mass.scatter_add_(1, lower.masked_fill(own, count), weights * (1 - upper_share).masked_fill(own, 1.0))
     mass.scatter_add_(1, lower + 1, (weights * upper_share).masked_fill(own, 0.0))
     if include_own:
-        mass[:, -1] += torch.exp(mass.new_zeros(()) - largest)
+        mass[:, -1] += (-largest).exp()
     octaves = CLASS_OCTAVES[0] + torch.arange(count, dtype=distance.dtype, device=distance.device) / 2
     return F.pad(octaves.exp2() * typical, (0, 1)), mass.log()
 

@@ -23,46 +23,22 @@ anchors, latents, noise and pool.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .latent_kernel import expected_anchor
-from .latent_pairs import Pairs, approach_pairs, find_pairs, leave_pairs
-from .latent_schedules import (
-    DPM_EPS,
-    MERGE_DISTANCE,
-    NEIGHBOUR_RESOLVED,
-    Schedule,
-    adams_decode_schedule,
-    adams_encode_schedule,
-    nearest_distance,
-    published_schedule,
-    signal_over_noise,
-    typical_distance,
-)
+from .latent_kernel import Flow, expected_anchor
+from .latent_pairs import Pairs, adams_decode_plan, adams_encode_plan, approach_pairs, leave_pairs
+from .latent_schedules import DPM_EPS, MAX_PAIRS, Schedule, distances, published_schedule
 
 
-Solver = Literal["adams", "euler", "dpmsolver++"]
 SOLVERS = ("adams", "euler", "dpmsolver++")
 REDUCTIONS = ("prob", "log_prob", "mean_log_prob")
 
-# Towards the anchors, the grid of "adams" tells anchors apart that are farther than this share of the typical distance; isolated
-# pairs below are told apart in the last step.
-GRID_RESOLUTION = 1 / 50
-
-# Rows of a pool that are asked for their typical distance.
-TYPICAL_ROWS = 512
-
-# Pairs of a row and an anchor that are looked at at once: 128 MB in float64.
-MAX_PAIRS = 2**24
-
-# Probabilities that are kept for backward, all steps together; with more, it computes them again. 64 MB in float64.
+# Probabilities of all steps together that are kept for backward, which computes them again if there are more. 64 MB in float64.
 MAX_KEPT = 2**23
 
 
@@ -73,7 +49,7 @@ def compute_latents(
     *,
     log_weights: Tensor | None = None,
     include_own: bool = False,
-    solver: Solver = "adams",
+    solver: str = "adams",
     num_steps: int = 20,
 ) -> Tensor:
     """Latent computation: carry each row from its anchor to the prior, into the latent zone of that anchor.
@@ -111,10 +87,16 @@ def compute_latents(
 
     dtype = _result_dtype(anchors, noise, pool, log_weights)
     with torch.autocast(anchors.device.type, enabled=False):
-        anchors, u, pool, log_weights = _in_compute_dtype(anchors, noise, pool, log_weights)
-        encode = partial(_encode, pool=pool, log_weights=log_weights, include_own=include_own, solver=solver)
-        encode = partial(encode, num_steps=num_steps, gradient_dtype=_gradient_dtype(solver, dtype))
-        (latents,) = _by_rows(encode, len(pool), anchors, u)
+        encode = partial(
+            _encode,
+            pool=_in_compute_dtype(pool),
+            log_weights=None if log_weights is None else _in_compute_dtype(log_weights),
+            include_own=include_own,
+            solver=solver,
+            num_steps=num_steps,
+            dtype=dtype,
+        )
+        (latents,) = _by_rows(encode, len(pool), _in_compute_dtype(anchors), _in_compute_dtype(noise))
         return latents.to(dtype)
 
 
@@ -124,7 +106,7 @@ def trace_assignments(
     targets: Tensor | None = None,
     *,
     log_weights: Tensor | None = None,
-    solver: Solver = "adams",
+    solver: str = "adams",
     num_steps: int = 20,
     end: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
@@ -159,23 +141,31 @@ def trace_assignments(
             f"`targets` must be int64 of shape ({latents.shape[0]},), one pool index for each latent, "
             f"got {targets.dtype} of shape {tuple(targets.shape)}."
         )
-
     if not 0 < end <= 1:
         raise ValueError(f"`end` must be in (0, 1], got {end}.")
-
     dtype = _result_dtype(latents, pool, log_weights)
     with torch.autocast(latents.device.type, enabled=False):
-        latents, pool, log_weights = _in_compute_dtype(latents, pool, log_weights)
-        schedule, finish = _decode_schedule(pool, log_weights, solver, num_steps, end)
-        decode = partial(_decode, pool=pool, log_weights=log_weights, solver=solver, schedule=schedule, finish=finish)
-        decode = partial(decode, gradient_dtype=_gradient_dtype(solver, dtype))
-        points, log_probs = _by_rows(decode, len(pool), latents, targets)
+        pool = _in_compute_dtype(pool)
+        log_weights = None if log_weights is None else _in_compute_dtype(log_weights)
+        pairs = None
+        if solver == "adams":
+            schedule, pairs = adams_decode_plan(pool.detach(), log_weights, num_steps, end)
+        else:
+            schedule = published_schedule(solver, num_steps, decode=True, like=pool, end=end)
+        decode = partial(
+            _decode,
+            pool=pool,
+            log_weights=log_weights,
+            solver=solver,
+            schedule=schedule,
+            pairs=pairs,
+            dtype=dtype,
+        )
+        points, log_probs = _by_rows(decode, len(pool), _in_compute_dtype(latents), targets)
         return points.to(dtype), log_probs.transpose(0, 1).to(dtype)
 
 
-def alignment_loss(
-    log_probs: Tensor, step_cutoff: float = 0.2, reduction: Literal["prob", "log_prob", "mean_log_prob"] = "prob"
-) -> Tensor:
+def alignment_loss(log_probs: Tensor, step_cutoff: float = 0.2, reduction: str = "prob") -> Tensor:
     """Alignment loss over the late steps: `-mean_b max_k p_kb` ("prob"), `-mean_b max_k log p_kb` ("log_prob") or `-mean_kb log p_kb`.
 
     Early on the trajectory every anchor is still likely, so the first `step_cutoff` of the steps are left out. Published: "prob" for
@@ -209,43 +199,36 @@ def alignment_loss(
 
 
 def _integrate(
+    flow: Flow,
     u: Tensor,
-    reference: Tensor,
-    pool: Tensor,
-    square: Tensor,
-    log_weights: Tensor | None,
     schedule: Schedule,
     *,
-    include_own: bool = False,
     targets: Tensor | None = None,
     all_log_probs: bool = False,
-    finish: Callable[..., tuple[Tensor, Tensor]] | None = None,
-    gradient_dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """Runs (2) along the schedule: the last `u` (B, D), the last expected anchor (B, D), and the log-probabilities of every step.
+    pairs: Pairs | None = None,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Integrates (2) along the schedule. The step to the last evaluation takes rows to where isolated `pairs` are apart.
 
-    `finish(u, s, top, next u, next s)` may replace the step to the last evaluation, `top` being the most probable anchors.
+    Returns:
+        `tuple(Tensor, Tensor, list[Tensor])`: the last `u` (B, D), the last expected anchor (B, D), and the log-probabilities of every
+        evaluation if they are wanted.
     """
     drifts: list[Tensor] = []
-    records = []
-    last_step = len(schedule.weights) - 2
-    keep = len(u) * len(pool) * len(schedule.weights) <= MAX_KEPT
+    records: list[Tensor] = []
     s = schedule.s[0]
     for k, weights in enumerate(schedule.weights):
-        finishes = finish is not None and k == last_step
-        drift, record, top = expected_anchor(
-            *(u, s, reference, pool, square, log_weights, include_own),
-            *(targets, all_log_probs, finishes, keep, gradient_dtype),
-        )
-        records.append(record)
+        leaves = pairs is not None and k == len(schedule.weights) - 2
+        drift, record, top = expected_anchor(flow, u, s, targets, all_log_probs, want_top=leaves)
+        if record is not None:
+            records.append(record)
         drifts = [drift, *drifts[:2]]
-        step, s_next = u, schedule.s[k + 1]
-        for w, d in zip(weights, drifts, strict=False):
-            step = torch.addcmul(step, w, d)
-        if finishes:
-            step, s_next = finish(u, s, top, step, s_next)
-        u, s = step, s_next
-    return u, reference + drifts[0], records
+        u_next, s_next = u, schedule.s[k + 1]
+        for w, d in zip(weights, drifts, strict=False):  # Euler weighs one, the first steps know fewer
+            u_next = torch.addcmul(u_next, w, d)
+        if pairs is not None and top is not None:
+            u_next, s_next = leave_pairs(flow, pairs, u, s, top, u_next, s_next)
+        u, s = u_next, s_next
+    return u, flow.reference + drifts[0], records
 
 
 def _encode(
@@ -255,26 +238,27 @@ def _encode(
     pool: Tensor,
     log_weights: Tensor | None,
     include_own: bool,
-    solver: Solver,
+    solver: str,
     num_steps: int,
-    gradient_dtype: torch.dtype | None,
+    dtype: torch.dtype,
 ) -> tuple[Tensor]:
-    """Latents (B, D) of anchors (B, D) with noise u (B, D)."""
-    distance = _distances(anchors.detach(), pool.detach())
+    """Latents (B, D) of anchors (B, D) with noise u (B, D), for results in `dtype`."""
+    distance = distances(anchors.detach(), pool.detach())
     if solver == "adams":
-        typical = typical_distance(distance, log_weights)
-        nearest = nearest_distance(distance, typical, log_weights)
-        pairs = find_pairs(distance, typical, log_weights, include_own)
-        nearest = torch.where(pairs.isolated[:, None], pairs.next_distance[:, None], nearest)
-        merged = torch.where(pairs.isolated, pairs.distance, MERGE_DISTANCE * typical.squeeze(1))[:, None]
-        schedule = adams_encode_schedule(distance, nearest, typical, merged, log_weights, include_own, num_steps)
+        schedule, pairs = adams_encode_plan(distance, log_weights, include_own, num_steps)
         u = approach_pairs(u, anchors, pool, pairs, schedule.s[0])
     else:
         schedule = published_schedule(solver, num_steps, decode=False, like=anchors)
-    square = distance.square_()
-    u, _, _ = _integrate(
-        u, anchors, pool, square, log_weights, schedule, include_own=include_own, gradient_dtype=gradient_dtype
+    flow = Flow(
+        reference=anchors,
+        pool=pool,
+        squared_distances=distance.square_(),
+        log_weights=log_weights,
+        include_own=include_own,
+        keep_probabilities=distance.numel() * num_steps <= MAX_KEPT,
+        gradient_dtype=_gradient_dtype(solver, dtype, u),
     )
+    u, _, _ = _integrate(flow, u, schedule)
     if solver == "dpmsolver++":  # published: the latent is x_t at t = DPM_EPS, not extrapolated to t = 0
         u = DPM_EPS * anchors + (1 - DPM_EPS) * u
     return (u,)
@@ -286,100 +270,49 @@ def _decode(
     *,
     pool: Tensor,
     log_weights: Tensor | None,
-    solver: Solver,
+    solver: str,
     schedule: Schedule,
-    finish: Callable | None,
-    gradient_dtype: torch.dtype | None,
+    pairs: Pairs | None,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Points (B, D) and log-probabilities (B, S) or (B, S, N) of latents (B, D)."""
+    """Points (B, D) and log-probabilities (B, S) or (B, S, N) of latents (B, D), for results in `dtype`."""
     # The target is the reference where there is one, so that its own logit is exact; else the middle of the pool.
     reference = pool.detach().mean(0, keepdim=True) if targets is None else pool[targets]
-    square = _distances(reference.detach(), pool.detach()).square_()
+    flow = Flow(
+        reference=reference,
+        pool=pool,
+        squared_distances=distances(reference.detach(), pool.detach()).square_(),
+        log_weights=log_weights,
+        include_own=False,
+        keep_probabilities=len(latents) * len(pool) * len(schedule.weights) <= MAX_KEPT,
+        gradient_dtype=_gradient_dtype(solver, dtype, latents),
+    )
     u = latents
     if solver == "dpmsolver++":  # published: the latent is taken to be x_t at t = DPM_EPS
         u = latents / (1 - DPM_EPS) - schedule.s[0] * reference
-    if finish is not None:
-        finish = partial(finish, reference=reference, pool=pool)
-    u, expected, records = _integrate(
-        u,
-        reference,
-        pool,
-        square,
-        log_weights,
-        schedule,
-        targets=targets,
-        all_log_probs=targets is None,
-        finish=finish,
-        gradient_dtype=gradient_dtype,
-    )
+    u, expected, records = _integrate(flow, u, schedule, targets=targets, all_log_probs=targets is None, pairs=pairs)
     s_end = schedule.s[-1]
     points = (s_end * reference + u) / (1 + s_end) if solver == "dpmsolver++" else expected  # x_t = y / (1 + s)
     return points, torch.stack(records, dim=1)
 
 
-def _decode_schedule(
-    pool: Tensor, log_weights: Tensor | None, solver: Solver, num_steps: int, end: float
-) -> tuple[Schedule, Callable | None]:
-    """The schedule towards a pool; and the last step of the rows that go to an isolated pair of it, which the grid leaves together."""
-    if solver != "adams":
-        return published_schedule(solver, num_steps, decode=True, like=pool, end=end), None
-    pool = pool.detach()
-    # Of a large pool, some rows tell what is typical; where weights may take anchors out, all are asked.
-    step = 1 if log_weights is not None else math.ceil(len(pool) / TYPICAL_ROWS)
-    typical = typical_distance(_distances(pool[::step], pool, exact=False), log_weights)
-    if log_weights is not None:
-        absent = torch.isneginf(log_weights)[:, None]
-        typical = typical.masked_fill(absent, math.nan)
-    typical = typical.nanmedian(0, keepdim=True).values
-    if end < 1:
-        return adams_decode_schedule(torch.full_like(typical, signal_over_noise(end)), typical, num_steps), None
-    nearest, found = [], []
-    for rows in pool.split(max(1, MAX_PAIRS // len(pool))):
-        distance = _distances(rows, pool, exact=False)
-        nearest.append(nearest_distance(distance, typical, log_weights))
-        found.append(find_pairs(distance, typical, log_weights, include_own=False))
-    nearest, pairs = torch.cat(nearest), Pairs(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-    if log_weights is not None:
-        nearest = nearest.masked_fill(absent, math.inf)
-    resolution = GRID_RESOLUTION * typical
-    pairs = pairs._replace(isolated=pairs.isolated & (pairs.distance < resolution.squeeze()))
-    nearest = torch.where(pairs.isolated[:, None], pairs.next_distance[:, None], nearest)
-    nearest = torch.maximum(nearest.amin(0, keepdim=True), resolution)
-
-    def finish(
-        u: Tensor, s: Tensor, top: Tensor, step: Tensor, s_next: Tensor, *, reference: Tensor, pool: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        s_apart = torch.maximum(NEIGHBOUR_RESOLVED / pairs.distance, s_next.squeeze())
-        u_pair, s_pair = leave_pairs(u, s, s_apart, top, reference, pool, pairs)
-        isolated = pairs.isolated[top][:, None]
-        return torch.where(isolated, u_pair, step), torch.where(isolated, s_pair, s_next)
-
-    return adams_decode_schedule(NEIGHBOUR_RESOLVED / nearest, typical, num_steps), finish
-
-
-def _by_rows(function: Callable[..., tuple[Tensor, ...]], pool_size: int, *rows: Tensor | None) -> tuple[Tensor, ...]:
-    """`function(*rows)`, in parts of at most MAX_PAIRS pairs of a row and an anchor; backward computes each part once more."""
+def _by_rows(
+    function: Callable[..., tuple[Tensor, ...]], pool_size: int, rows: Tensor, others: Tensor | None
+) -> tuple[Tensor, ...]:
+    """`function(rows, others)` in chunks of at most MAX_PAIRS pairs of a row and an anchor, which backward computes again."""
     size = max(1, MAX_PAIRS // pool_size)
-    if len(rows[0]) <= size:
-        return function(*rows)
-    parts = zip(
-        *([None] * math.ceil(len(rows[0]) / size) if part is None else part.split(size) for part in rows), strict=False
-    )
-    results = [checkpoint(function, *part, use_reentrant=False) for part in parts]
-    return tuple(torch.cat(parts) for parts in zip(*results, strict=False))
+    if len(rows) <= size:
+        return function(rows, others)
+    chunks = rows.split(size)
+    other_chunks = [None] * len(chunks) if others is None else others.split(size)
+    results = [checkpoint(function, *chunk, use_reentrant=False) for chunk in zip(chunks, other_chunks, strict=True)]
+    return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
 
 
-def _distances(a: Tensor, b: Tensor, exact: bool = True) -> Tensor:
-    """Euclidean distances (A, N), also where they are small; not `exact`: by a matrix product, to 1e-7 of the size of a and b."""
-    mode = "use_mm_for_euclid_dist" if not exact and a.dtype == torch.float64 else "donot_use_mm_for_euclid_dist"
-    return torch.cdist(a, b, compute_mode=mode)
-
-
-def _in_compute_dtype(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """All in float64, or float32 where the device has no float64."""
-    dtype = torch.float32 if any(x is not None and x.device.type == "mps" for x in tensors) else torch.float64
-    # As views: torch.compile wants the inputs of an autograd function to be different tensors, and a pool may be the anchors.
-    return tuple(None if x is None else x.to(dtype).view_as(x) for x in tensors)
+def _in_compute_dtype(x: Tensor) -> Tensor:
+    """x in float64, or in float32 where the device has no float64."""
+    # As a view: torch.compile wants the inputs of an autograd function to be different tensors, and a pool may be the anchors.
+    return x.to(torch.float32 if x.device.type == "mps" else torch.float64).view_as(x)
 
 
 def _result_dtype(*tensors: Tensor | None) -> torch.dtype:
@@ -387,9 +320,9 @@ def _result_dtype(*tensors: Tensor | None) -> torch.dtype:
     return torch.float64 if any(x is not None and x.dtype == torch.float64 for x in tensors) else torch.float32
 
 
-def _gradient_dtype(solver: str, dtype: torch.dtype) -> torch.dtype | None:
+def _gradient_dtype(solver: str, dtype: torch.dtype, like: Tensor) -> torch.dtype:
     """Of the products of backward. The published grids end so close to the anchors that float32 would be seen in their gradients."""
-    return dtype if solver == "adams" else None
+    return dtype if solver == "adams" else like.dtype
 
 
 def _check_matrix(name: str, value: Tensor, like: tuple[str, Tensor] | None = None, rows: bool = False) -> None:

@@ -161,29 +161,35 @@ def group_norm(channels: int, activation: bool = False) -> nn.GroupNorm:
 # what a checkpoint lacks module by module, and skips a module without parameters of its own. It calls `nn.init.*`,
 # looked up when called, on whole parameters and never on views of them: those are what transformers guards, so that
 # loaded weights are not initialised over. (`nn.GroupNorm` and `nn.Linear` of PyTorch do the same.)
-class _VarianceScaling:
-    init_scale: float
-
-    def reset_parameters(self) -> None:
-        """Weights uniform with variance `init_scale` / mean(fan_in, fan_out), biases 0."""
-        nn.init.xavier_uniform_(self.weight, gain=math.sqrt(self.init_scale))
-        nn.init.zeros_(self.bias)
+def _scale_variance(layer: nn.Conv2d | nn.Linear, init_scale: float) -> None:
+    """Draws weights from a uniform distribution of variance `init_scale` / mean(fan_in, fan_out), and sets biases to 0."""
+    nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(init_scale))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
-class ScaledConv2d(_VarianceScaling, nn.Conv2d):
+class ScaledConv2d(nn.Conv2d):
     """Convolution that keeps height and width, initialised by variance scaling."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, init_scale: float = 1.0) -> None:
         self.init_scale = init_scale  # first, because the constructor of nn.Conv2d calls reset_parameters
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
+    def reset_parameters(self) -> None:
+        """Initialises by variance scaling."""
+        _scale_variance(self, self.init_scale)
 
-class ScaledLinear(_VarianceScaling, nn.Linear):
+
+class ScaledLinear(nn.Linear):
     """Linear layer, initialised by variance scaling."""
 
     def __init__(self, in_features: int, out_features: int, init_scale: float = 1.0) -> None:
         self.init_scale = init_scale  # first, because the constructor of nn.Linear calls reset_parameters
         super().__init__(in_features, out_features)
+
+    def reset_parameters(self) -> None:
+        """Initialises by variance scaling."""
+        _scale_variance(self, self.init_scale)
 
 
 class FourierEmbedding(nn.Module):
@@ -192,6 +198,8 @@ class FourierEmbedding(nn.Module):
     `frequencies` is W: a buffer, because it is saved but not trained, and `from_pretrained` makes every parameter trainable.
     Keep it in float32 where the rest is in half precision: rounding W to 8 bits turns the angles by a radian and more.
     """
+
+    frequencies: torch.Tensor
 
     def __init__(self, dim: int, scale: float) -> None:
         super().__init__()
@@ -361,7 +369,7 @@ class LatentTap(nn.Module):
         super().__init__()
         self.project = ScaledConv2d(in_channels, channels, 1)
         widths = [channels * resolution**2] + [hidden_dim] * (num_layers - 1) + [latent_dim]
-        self.layers = nn.ModuleDict({f"linear{i}": nn.Linear(*widths[i : i + 2]) for i in range(num_layers)})
+        self.layers = nn.ModuleDict({f"linear{i}": nn.Linear(widths[i], widths[i + 1]) for i in range(num_layers)})
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """`(B, in_channels, resolution, resolution)` -> `(B, latent_dim)`."""

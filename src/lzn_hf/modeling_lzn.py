@@ -5,60 +5,51 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.utils import ModelOutput
 
 from .configuration_lzn import LZNConfig
-from .distributed_lzn import gather_with_gradient, log_label_frequencies
-from .latent_zones import alignment_loss, compute_latents, trace_assignments
-from .losses_lzn import check_pool, view_losses
+from .latent_zones import compute_latents, trace_assignments
+from .losses_lzn import (
+    LZNOutput,
+    check_labels,
+    draw_noise,
+    gather_pool,
+    label_losses,
+    place_anchors,
+    reconstruction_loss,
+    view_losses,
+)
 from .networks_lzn import build_decoder, build_encoder
 from .networks_ncsnpp import NCSNPP_LAYERS
 from .networks_resnet import RESNET_LAYERS
 
 
-@dataclass
-class LZNOutput(ModelOutput):
-    """Output of [`LZNModel`]. B images, F features, D latent dimensions, S alignment steps.
-
-    Args:
-        loss (scalar `Tensor`, *optional*): weighted sum of the two losses below.
-        reconstruction_loss (scalar `Tensor`, *optional*): mean squared error of the velocity.
-        alignment_loss (scalar `Tensor`, *optional*): alignment of the image latents with the label anchors, if labels were given, or
-            with the anchors of the second views.
-        embeddings (`Tensor` of shape `(B, F)`): encoder features before the head; a function of each image alone. Like the next two
-            `None` for a model without image encoder.
-        pooler_output (`Tensor` of shape `(B, F)`): the same, where transformers expects a pooled output.
-        anchors (`Tensor` of shape `(B, D)`): the anchors of the images.
-        latents (`Tensor` of shape `(B, D)`, *optional*): their latents among the anchors of the global batch, with the loss only.
-        label_log_probs (`Tensor` of shape `(S, B)`, *optional*): log-probability of the own label at each alignment step.
-        view_log_probs (`Tensor` of shape `(S, B)`, *optional*): that of the anchor of the own second view.
-    """
-
-    loss: Tensor | None = None
-    reconstruction_loss: Tensor | None = None
-    alignment_loss: Tensor | None = None
-    embeddings: Tensor | None = None
-    pooler_output: Tensor | None = None
-    anchors: Tensor | None = None
-    latents: Tensor | None = None
-    label_log_probs: Tensor | None = None
-    view_log_probs: Tensor | None = None
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Turns off dropout and gradients; on exit every submodule has the mode that it had before."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 class LZNPreTrainedModel(PreTrainedModel):
     """Configuration class, weight initialisation and loading of all Latent Zoning Network models."""
 
+    config: LZNConfig
     config_class = LZNConfig
     base_model_prefix = "lzn"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     # In half precision the phases of the Fourier features of the time are noise.
     _keep_in_fp32_modules_strict = {"time_embedding"}
@@ -82,14 +73,16 @@ class LZNModel(LZNPreTrainedModel):
     Images are `(B, C, H, W)` in [-1, 1]; labels are int64 `(B,)`; in the image flow `t = 0` is noise and `t = 1` the image.
     """
 
+    reference_anchors: Tensor | None
+
     def __init__(self, config: LZNConfig):
         super().__init__(config)
         self.encoder = build_encoder(config)
         self.decoder = build_decoder(config)
-        label_anchors = torch.empty(config.num_labels, config.latent_dim) if config.num_labels else None
-        self.label_anchors = nn.Parameter(label_anchors) if config.num_labels else None
-        reference_anchors = torch.empty(config.num_reference_anchors, config.latent_dim)
-        self.register_buffer("reference_anchors", reference_anchors if config.num_reference_anchors else None)
+        num_labels, num_reference_anchors = config.num_labels, config.num_reference_anchors
+        self.label_anchors = nn.Parameter(torch.empty(num_labels, config.latent_dim)) if num_labels else None
+        reference_anchors = torch.empty(num_reference_anchors, config.latent_dim) if num_reference_anchors else None
+        self.register_buffer("reference_anchors", reference_anchors)
         self.post_init()
 
     def forward(
@@ -107,18 +100,19 @@ class LZNModel(LZNPreTrainedModel):
     ) -> LZNOutput | tuple:
         """Embeds images; with labels, second views or `return_loss=True` also computes the training losses.
 
-        The losses are those of the joint training step: the anchors of the images, gathered with gradient over all processes, are
-        the pool; each image's latent conditions the decoder on `x_t = t x + (1 - t) e`, which predicts `x - e`; and the latents
-        are aligned with the label anchors, weighted by the label frequencies of the global batch when training.
+        The losses are those of joint training: the image anchors, gathered with gradient over all processes, are the pool. The
+        decoder, given an image's latent and `x_t = t x + (1 - t) e`, predicts `x - e`. The latents are aligned with the label anchors,
+        which in training have the label frequencies of the global batch as weights.
 
-        With second views the loss is that of representation learning instead: the latents of the images, of noise scaled by
-        `config.latent_noise_scale`, are aligned with the anchors of the second views of all processes.
+        With second views the loss is that of representation learning instead, see [`view_losses`]: the latents of the images are
+        aligned with the anchors of the second views.
 
         Args:
             pixel_values (`Tensor` of shape `(B, C, H, W)`): images in [-1, 1].
             labels (`Tensor` of shape `(B,)`, *optional*): int64 labels.
             second_views (`Tensor` of shape `(B, C, H, W)`, *optional*): another random view of each image, without labels.
-            return_loss (`bool`, *optional*): whether to compute the losses; defaults to whether labels were given. Second views always do.
+            return_loss (`bool`, *optional*): whether to compute the losses. Defaults to whether labels are given; with second views
+                the loss is always computed.
             noise (`Tensor` of shape `(B, D)`, *optional*): prior noise of the latents.
             sample_noise (`Tensor` of shape `(B, C, H, W)`, *optional*): the noise e of the image flow.
             timesteps (`Tensor` of shape `(B,)`, *optional*): the times t of the image flow in [0, 1].
@@ -130,7 +124,8 @@ class LZNModel(LZNPreTrainedModel):
                 pool, and for a loss of a model that has neither decoder nor labels.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        losses = {}
+        losses: dict[str, Tensor] = {}
+        features = anchors = None
         if second_views is not None:
             if labels is not None or second_views.shape != pixel_values.shape:
                 raise ValueError(
@@ -141,7 +136,8 @@ class LZNModel(LZNPreTrainedModel):
             features, (anchors, targets) = features.chunk(2)[0], anchors.chunk(2)
             losses = view_losses(self.config, anchors, targets, noise, generator)
         else:
-            features, anchors = (None, None) if self.encoder is None else self._encode(pixel_values)
+            if self.encoder is not None:
+                features, anchors = self._encode(pixel_values)
             if labels is not None if return_loss is None else return_loss:
                 losses = self._losses(pixel_values, anchors, labels, noise, sample_noise, timesteps, generator)
         output = LZNOutput(embeddings=features, pooler_output=features, anchors=anchors, **losses)
@@ -157,57 +153,37 @@ class LZNModel(LZNPreTrainedModel):
         timesteps: Tensor | None,
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
-        """The loss fields of [`LZNOutput`]; arguments as in `forward`, which draws what is None."""
+        """Computes the loss fields of [`LZNOutput`] for images with their `anchors`; the other arguments as in `forward`."""
         config = self.config
         if self.decoder is None and not config.num_labels:
             raise ValueError(
                 "this model has neither an image decoder nor labels, so its only loss is that of `second_views`, which are not given."
             )
         if config.num_labels:
-            if labels is None:
-                raise ValueError(
-                    f"`labels` are needed for the loss of a model with {config.num_labels} labels, got None."
-                )
-            self._check_labels(labels, len(pixel_values))
-        draw = {"device": pixel_values.device, "dtype": torch.float32, "generator": generator}
-        latents, losses, loss = None, {}, 0.0
+            check_labels(labels, len(pixel_values), config.num_labels)
+        losses: dict[str, Tensor] = {}
+        weighted: list[Tensor] = []
+        latents = None
         if anchors is not None:
-            pool = gather_with_gradient(anchors)
-            check_pool(pool)
-            noise = torch.randn(anchors.shape, **draw) if noise is None else noise
-            latents = losses["latents"] = self._compute_latents(anchors, noise, pool)
+            pool = gather_pool(anchors)
+            noise = draw_noise(anchors, generator) if noise is None else noise
+            latents = losses["latents"] = place_anchors(config, anchors, noise, pool)
         if self.decoder is not None:
-            timesteps = torch.rand(len(pixel_values), **draw) if timesteps is None else timesteps
-            sample_noise = torch.randn(pixel_values.shape, **draw) if sample_noise is None else sample_noise
-            t = timesteps[:, None, None, None]
-            sample = t * pixel_values + (1 - t) * sample_noise
-            velocity = self.predict_velocity(sample, timesteps, latents, labels)
-            losses["reconstruction_loss"] = F.mse_loss(velocity.float(), (pixel_values - sample_noise).float())
-            loss = loss + config.reconstruction_weight * losses["reconstruction_loss"]
-        if not config.num_labels:
-            return {**losses, "loss": loss}
-
-        # At evaluation the frequencies would leak the labels of the batch into the prediction.
-        log_weights = log_label_frequencies(labels, config.num_labels) if self.training else None
-        _, label_log_probs = trace_assignments(
-            latents,
-            self.label_anchors,
-            labels,
-            log_weights=log_weights,
-            solver=config.alignment_solver,
-            num_steps=config.alignment_num_steps,
-            end=config.alignment_end,
-        )
-        label_loss = alignment_loss(label_log_probs, config.step_cutoff, config.alignment_reduction)
-        loss = loss + config.alignment_weight * label_loss
-        return {**losses, "loss": loss, "alignment_loss": label_loss, "label_log_probs": label_log_probs}
+            losses["reconstruction_loss"] = reconstruction_loss(
+                self.predict_velocity, pixel_values, latents, labels, sample_noise, timesteps, generator
+            )
+            weighted.append(config.reconstruction_weight * losses["reconstruction_loss"])
+        if self.label_anchors is not None and latents is not None and labels is not None:
+            losses |= label_losses(config, latents, self.label_anchors, labels, weighted=self.training)
+            weighted.append(config.alignment_weight * losses["alignment_loss"])
+        return {**losses, "loss": sum(weighted[1:], start=weighted[0])}
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """Embeddings `(B, F)` of images `(B, C, H, W)` in [-1, 1]: the encoder features before the head. Raises as `forward`."""
+        """Embeds images `(B, C, H, W)` in [-1, 1]: the encoder features `(B, F)` before the head. Raises as `forward`."""
         return self._encode(pixel_values)[0]
 
     def get_image_anchors(self, pixel_values: Tensor) -> Tensor:
-        """Anchors `(B, D)` of images `(B, C, H, W)` in [-1, 1]. Raises as `forward`."""
+        """Encodes images `(B, C, H, W)` in [-1, 1] as anchors `(B, D)`. Raises as `forward`."""
         return self._encode(pixel_values)[1]
 
     def get_image_latents(
@@ -217,11 +193,11 @@ class LZNModel(LZNPreTrainedModel):
         pool: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Latents of images, each placed among {its own anchor} + `pool`.
+        """Computes latents of images, each placed among {its own anchor} + `pool`.
 
         Args:
             pixel_values (`Tensor` of shape `(B, C, H, W)`): images in [-1, 1].
-            noise (`Tensor` of shape `(B, D)`, *optional*): prior noise; drawn if not given. Zeros: the middle of the zones.
+            noise (`Tensor` of shape `(B, D)`, *optional*): prior noise; drawn if not given. Zeros give the middle of the zones.
             pool (`Tensor` of shape `(N, D)`, *optional*): anchors of other images. Defaults to the reference anchors of the model; a
                 model without any places the images among each other.
             generator (`torch.Generator`, *optional*): draws the noise.
@@ -233,20 +209,19 @@ class LZNModel(LZNPreTrainedModel):
             ValueError: for images of a wrong shape or range, and for a single image without pool and reference anchors.
         """
         anchors = self.get_image_anchors(pixel_values)
-        if noise is None:
-            noise = torch.randn(anchors.shape, device=anchors.device, generator=generator)
+        noise = draw_noise(anchors, generator) if noise is None else noise
         pool = self.reference_anchors if pool is None else pool
         if pool is None and len(anchors) == 1:
             raise ValueError(
                 "one image alone has no latent zone to be placed in: pass `pool`, or call `model.set_reference_anchors(anchors)` "
                 "with anchors of training images once and save the model."
             )
-        return self._compute_latents(anchors, noise, pool, include_own=pool is not None)
+        return place_anchors(self.config, anchors, noise, pool, include_own=pool is not None)
 
     def get_label_latents(
         self, labels: Tensor, noise: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Latents in the zones of labels.
+        """Computes latents in the zones of labels.
 
         Args:
             labels (`Tensor` of shape `(B,)`): int64 labels.
@@ -260,32 +235,27 @@ class LZNModel(LZNPreTrainedModel):
             ValueError: if the model has no labels, or a label is out of range.
         """
         label_anchors = self._require_label_anchors()
-        self._check_labels(labels, len(labels))
+        check_labels(labels, len(labels), len(label_anchors))
         anchors = label_anchors[labels]
-        if noise is None:
-            noise = torch.randn(anchors.shape, device=anchors.device, generator=generator)
+        noise = draw_noise(anchors, generator) if noise is None else noise
         solver, num_steps = self.config.alignment_solver, self.config.alignment_num_steps
         return compute_latents(anchors, noise, label_anchors, solver=solver, num_steps=num_steps)
 
     def classify_latents(self, latents: Tensor) -> Tensor:
-        """Log-probabilities `(B, num_labels)` of the label zones that latents `(B, D)` lie in.
+        """Classifies latents `(B, D)`: the log-probabilities `(B, num_labels)` of the label zones that they lie in.
 
         Raises:
             ValueError: if the model has no labels, or the shape does not fit.
         """
-        _, log_probs = trace_assignments(
-            latents,
-            self._require_label_anchors(),
-            solver=self.config.alignment_solver,
-            num_steps=self.config.alignment_num_steps,
-        )
-        return log_probs[-1]
+        label_anchors = self._require_label_anchors()
+        solver, num_steps = self.config.alignment_solver, self.config.alignment_num_steps
+        return trace_assignments(latents, label_anchors, solver=solver, num_steps=num_steps)[1][-1]
 
     def classify_images(self, pixel_values: Tensor) -> Tensor:
-        """Log-probabilities `(B, num_labels)` of images `(B, C, H, W)` in [-1, 1], each a function of its image alone.
+        """Classifies images `(B, C, H, W)` in [-1, 1]: log-probabilities `(B, num_labels)`, each row a function of its image alone.
 
-        Each image is placed among {its own anchor} + reference anchors, in the middle of its zone or, with
-        `config.num_prediction_draws = K`, at K points of it that are the same for every image, whose probabilities are averaged.
+        Each image is placed among {its own anchor} + reference anchors, with noise 0, in the middle of its zone. With
+        `config.num_prediction_draws = K` the probabilities are averaged over K draws of noise, the same for every image.
 
         Raises:
             ValueError: if the model has no labels or no reference anchors, and for images of a wrong shape or range.
@@ -297,35 +267,31 @@ class LZNModel(LZNPreTrainedModel):
                 "`model.set_reference_anchors(model.get_image_anchors(training_images))` once and save the model."
             )
         anchors = self.get_image_anchors(pixel_values)
-        draws = self.config.num_prediction_draws
-        if draws == 0:
-            latents = self._compute_latents(
-                anchors, torch.zeros_like(anchors), self.reference_anchors, include_own=True
-            )
-            return self.classify_latents(latents)
-        # Drawn on the CPU from a fixed seed: the same points on every device and in every call.
-        noise = torch.randn(draws, anchors.shape[1], generator=torch.Generator().manual_seed(0)).to(anchors.device)
-        latents = self._compute_latents(
-            anchors.repeat_interleave(draws, 0),
-            noise.repeat(len(anchors), 1),
-            self.reference_anchors,
-            include_own=True,
-        )
-        log_probs = self.classify_latents(latents).view(len(anchors), draws, -1)
-        return log_probs.logsumexp(1).log_softmax(-1)
+        num_draws = self.config.num_prediction_draws
+        noise = torch.zeros_like(anchors)
+        if num_draws:
+            # Drawn on the CPU from a fixed seed: the same points on every device and in every call.
+            points = torch.randn(num_draws, anchors.shape[1], generator=torch.Generator().manual_seed(0))
+            noise = points.to(anchors.device).repeat(len(anchors), 1)
+            anchors = anchors.repeat_interleave(num_draws, 0)
+        latents = place_anchors(self.config, anchors, noise, self.reference_anchors, include_own=True)
+        log_probs = self.classify_latents(latents)
+        if num_draws:
+            log_probs = log_probs.unflatten(0, (-1, num_draws)).logsumexp(1).log_softmax(-1)
+        return log_probs
 
     def predict_velocity(
         self, sample: Tensor, t: Tensor | float, latents: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
-        """Velocity of the image flow: an estimate of data - noise.
+        """Predicts the velocity of the image flow, data - noise.
 
         Args:
             sample (`Tensor` of shape `(B, C, H, W)`): `x_t = t x + (1 - t) e`.
             t (`float` or `Tensor` of shape `(B,)`): time, 0 for noise, 1 for data.
-            latents (`Tensor` of shape `(B, D)`): what to generate: latents of labels or images, or prior noise. `None` for a model
-                without image encoder, and only for that.
-            labels (`Tensor` of shape `(B,)`, *optional*): labels, for a model that has them; defaults to the labels of the zones that
-                the latents lie in.
+            latents (`Tensor` of shape `(B, D)`, *optional*): latents of labels or images, or prior noise, which say what to generate.
+                `None` for a model without image encoder, and only for that.
+            labels (`Tensor` of shape `(B,)`, *optional*): labels, for a model that has them. Defaults to the labels of the latents'
+                zones.
 
         Returns:
             `Tensor` of shape `(B, C, H, W)`: the velocity.
@@ -355,7 +321,10 @@ class LZNModel(LZNPreTrainedModel):
         return self.decoder(sample.to(self.dtype), t, latents.to(self.dtype), labels)
 
     def set_reference_anchors(self, anchors: Tensor) -> None:
-        """Stores anchors `(N, D)` of training images: what single images are placed among. They are saved with the weights.
+        """Stores anchors of training images, among which single images are placed. They are saved with the weights.
+
+        Args:
+            anchors (`Tensor` of shape `(N, D)`): the reference anchors.
 
         Raises:
             ValueError: if the shape does not fit or a value is not finite.
@@ -368,6 +337,7 @@ class LZNModel(LZNPreTrainedModel):
         self.config.num_reference_anchors = len(anchors)
 
     def _encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Checks images and encodes them: embeddings (B, F) and anchors (B, D)."""
         config = self.config
         if self.encoder is None:
             raise ValueError(
@@ -375,11 +345,10 @@ class LZNModel(LZNPreTrainedModel):
                 "nor anchors nor latents."
             )
         expected = (config.num_channels, config.image_size, config.image_size)
-        # Without a decoder beside it, these take images of any size.
-        checked = slice(
-            1, 2 if config.encoder_type in ("resnet", "transformers") and config.decoder_type is None else 4
-        )
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[checked]) != expected[: checked.stop - 1]:
+        # ResNets and backbones take images of any size; a decoder does not.
+        any_size = config.encoder_type in ("resnet", "transformers") and config.decoder_type is None
+        num_checked = 1 if any_size else 3
+        if pixel_values.ndim != 4 or pixel_values.shape[1 : 1 + num_checked] != expected[:num_checked]:
             raise ValueError(
                 f"`pixel_values` must have shape (batch, {', '.join(map(str, expected))}), got {tuple(pixel_values.shape)}; "
                 "LZNImageProcessor resizes and converts images."
@@ -389,29 +358,12 @@ class LZNModel(LZNPreTrainedModel):
             raise ValueError("`pixel_values` must be finite, got NaN or infinite values.")
         return self.encoder(pixel_values.to(self.dtype))
 
-    def _compute_latents(
-        self, anchors: Tensor, noise: Tensor, pool: Tensor | None, include_own: bool = False
-    ) -> Tensor:
-        solver, num_steps = self.config.latent_solver, self.config.latent_num_steps
-        return compute_latents(anchors, noise, pool, include_own=include_own, solver=solver, num_steps=num_steps)
-
     def _require_label_anchors(self) -> Tensor:
         if self.label_anchors is None:
             raise ValueError(
                 "this model has no labels (config.num_labels is 0): labels can be neither given nor predicted."
             )
         return self.label_anchors
-
-    def _check_labels(self, labels: Tensor, batch_size: int) -> None:
-        if labels.dtype != torch.int64 or labels.shape != (batch_size,):
-            raise ValueError(
-                f"`labels` must be int64 of shape ({batch_size},), got {labels.dtype} of shape {tuple(labels.shape)}."
-            )
-        num_labels = self.config.num_labels
-        if not torch.compiler.is_compiling() and ((labels < 0) | (labels >= num_labels)).any():
-            raise ValueError(
-                f"`labels` must be in 0..{num_labels - 1}, got {labels.min().item()}..{labels.max().item()}."
-            )
 
 
 class LZNForImageClassification(LZNPreTrainedModel):
@@ -442,17 +394,4 @@ class LZNForImageClassification(LZNPreTrainedModel):
         return output if return_dict else output.to_tuple()
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """No dropout and no gradients inside; afterwards each submodule has the mode that it had before."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-__all__ = ["LZNForImageClassification", "LZNModel", "LZNOutput", "LZNPreTrainedModel"]
+__all__ = ["LZNForImageClassification", "LZNModel", "LZNOutput", "LZNPreTrainedModel", "evaluation_mode"]

@@ -52,7 +52,7 @@ def build_decoder(config: LZNConfig) -> NCSNppDecoder | None:
         image_size=config.image_size,
         in_channels=config.num_channels,
         latent_dim=config.decoder_latent_dim,
-        num_labels=config.num_labels,
+        num_labels=config.num_labels or 0,
         **arguments,
     )
 

@@ -16,6 +16,7 @@ Each network keeps its blocks in one `ModuleDict`, in running order, under names
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 from torch import nn
@@ -59,6 +60,15 @@ def _check_resolutions(resolutions: Sequence[int], **arguments: Sequence[int]) -
             raise ValueError(f"`{name}` must be among the resolutions {resolutions}, got {unknown}.")
 
 
+class _BlockOptions(TypedDict):
+    """The arguments that all [`ResidualBlock`]s of a network share."""
+
+    dropout: float
+    skip_rescale: bool
+    fir_kernel: Sequence[float] | None
+    embedding_dim: int
+
+
 def _down_and_middle_blocks(
     image_size: int,
     in_channels: int,
@@ -67,11 +77,7 @@ def _down_and_middle_blocks(
     num_res_blocks: int,
     attention_resolutions: Sequence[int],
     input_skip: str | None,
-    *,
-    dropout: float,
-    skip_rescale: bool,
-    fir_kernel: Sequence[float] | None,
-    embedding_dim: int = 0,
+    options: _BlockOptions,
 ) -> tuple[nn.ModuleDict, dict[str, tuple[int, int]]]:
     """Check the arguments and build the half that encoder and decoder have in common, less the first convolution.
 
@@ -83,10 +89,10 @@ def _down_and_middle_blocks(
         raise ValueError(f"`channel_multipliers` must be one or more positive integers, got {channel_multipliers}.")
     _check_at_least(1, image_size=image_size, base_channels=base_channels, num_res_blocks=num_res_blocks)
     _check_one_of((None, "sum", "cat"), input_skip=input_skip)
-    if not 0 <= dropout < 1:
-        raise ValueError(f"`dropout` must be in [0, 1), got {dropout}.")
-    if fir_kernel is not None:
-        check_fir_kernel("fir_kernel", fir_kernel)
+    if not 0 <= options["dropout"] < 1:
+        raise ValueError(f"`dropout` must be in [0, 1), got {options['dropout']}.")
+    if options["fir_kernel"] is not None:
+        check_fir_kernel("fir_kernel", options["fir_kernel"])
     halvings = len(channel_multipliers) - 1
     if image_size % 2**halvings != 0:
         raise ValueError(
@@ -96,12 +102,6 @@ def _down_and_middle_blocks(
     resolutions = [image_size // 2**level for level in range(halvings + 1)]
     _check_resolutions(resolutions, attention_resolutions=attention_resolutions)
 
-    options = {
-        "dropout": dropout,
-        "skip_rescale": skip_rescale,
-        "fir_kernel": fir_kernel,
-        "embedding_dim": embedding_dim,
-    }
     blocks, shapes = nn.ModuleDict(), {}
     channels = base_channels
     for resolution, multiplier in zip(resolutions, channel_multipliers, strict=True):
@@ -189,9 +189,7 @@ class NCSNppEncoder(nn.Module):
             num_res_blocks,
             attention_resolutions,
             input_skip,
-            dropout=dropout,
-            skip_rescale=skip_rescale,
-            fir_kernel=fir_kernel,
+            {"dropout": dropout, "skip_rescale": skip_rescale, "fir_kernel": fir_kernel, "embedding_dim": 0},
         )
         tapped = {"conv_in": (base_channels, image_size), **shapes}
         if tap_resolutions is not None:
@@ -283,7 +281,7 @@ class NCSNppDecoder(nn.Module):
                 f"`scale_by_sigma` divides by time, which may be 0 with `time_embedding` {time_embedding!r}: it needs "
                 "`time_embedding` 'fourier'."
             )
-        options = {
+        options: _BlockOptions = {
             "dropout": dropout,
             "skip_rescale": skip_rescale,
             "fir_kernel": fir_kernel,
@@ -297,7 +295,7 @@ class NCSNppDecoder(nn.Module):
             num_res_blocks,
             attention_resolutions,
             input_skip,
-            **options,
+            options,
         )
         channels, resolution = shapes.pop("middle_block1")
         skip_channels = [base_channels, *(shape[0] for shape in shapes.values())]
@@ -320,7 +318,6 @@ class NCSNppDecoder(nn.Module):
 
         self.num_labels = num_labels
         self.fir_kernel = fir_kernel
-        self.output_skip = output_skip
         self.scale_by_sigma = scale_by_sigma
         self.min_time = FOURIER_MIN_TIME if time_embedding == "fourier" else 0
         self.gradient_checkpointing = False
@@ -356,7 +353,8 @@ class NCSNppDecoder(nn.Module):
         t = t.to(torch.promote_types(t.dtype, torch.float32))
         steps = t.clamp(self.min_time, 1) * TIME_SCALE
         embedding = self.condition_embedding(steps, latents, labels)
-        pyramid, hidden, velocity = sample, self.conv_in(sample), None
+        pyramid, hidden = sample, self.conv_in(sample)
+        velocity: torch.Tensor | None = None
         skips = [hidden]
         for name, block in self.blocks.items():
             if isinstance(block, InputSkip):
@@ -369,7 +367,7 @@ class NCSNppDecoder(nn.Module):
                 hidden = _run_block(self, block, hidden, embedding, skip)
                 if name.startswith("down_"):
                     skips.append(hidden)
-        if not self.output_skip:
+        if velocity is None:  # no block of the network is an output skip
             velocity = self.conv_out(self.norm_out(hidden))
         if self.scale_by_sigma:  # in float32 at least, as the steps are
             velocity = (velocity / steps[:, None, None, None]).to(sample.dtype)

@@ -66,7 +66,8 @@ class Bottleneck(nn.Module):
     def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
         super().__init__()
         out_channels = EXPANSION * width
-        self.shortcut_conv = self.shortcut_norm = None
+        self.shortcut_conv: nn.Module | None = None
+        self.shortcut_norm: nn.Module | None = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut_conv = HeConv2d(in_channels, out_channels, 1, stride)
             self.shortcut_norm = nn.GroupNorm(NUM_GROUPS, out_channels)
@@ -82,7 +83,7 @@ class Bottleneck(nn.Module):
         residual = F.relu(self.norm1(self.conv1(hidden)), inplace=True)
         residual = F.relu(self.norm2(self.conv2(residual)), inplace=True)
         residual = self.norm3(self.conv3(residual))
-        if self.shortcut_conv is not None:
+        if self.shortcut_conv is not None and self.shortcut_norm is not None:
             hidden = self.shortcut_norm(self.shortcut_conv(hidden))
         return F.relu(hidden + residual, inplace=True)
 
@@ -195,7 +196,7 @@ class ResNetEncoder(nn.Module):
         """
         hidden = self._run(self._stem, pixel_values)
         for stage in self.stages:
-            for block in stage:
+            for block in stage.children():
                 hidden = self._run(block, hidden)
         features = hidden.mean(dim=(2, 3))
         anchors = self.head(features)

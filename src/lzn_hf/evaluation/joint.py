@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..latent_zones import compute_latents
+from ..losses_lzn import place_anchors
 from ..modeling_lzn import LZNForImageClassification, LZNModel, evaluation_mode
 from ..pipeline_arguments_lzn import check_at_least
 from .inputs import check_labels, flatten_images
@@ -203,13 +203,12 @@ def joint_latents(
     check_at_least(1, batch_size=batch_size)
     if len(pixel_values) < 2:
         raise ValueError(f"`pixel_values` must hold at least 2 images to form a pool, got {len(pixel_values)}.")
-    config = model.config
     with evaluation_mode(model):
         batches = pixel_values.split(batch_size)
         anchors = torch.cat([model.get_image_anchors(batch.to(model.device)) for batch in batches])
         noise = torch.randn(anchors.shape, generator=generator).to(anchors.device)
         latents = [
-            compute_latents(own, n, anchors, solver=config.latent_solver, num_steps=config.latent_num_steps)
+            place_anchors(model.config, own, n, anchors)
             for own, n in zip(anchors.split(CHUNK), noise.split(CHUNK), strict=True)
         ]
     return torch.cat(latents).cpu()

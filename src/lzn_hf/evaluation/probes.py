@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.batches import to_pixel_values
-from ..latent_zones import compute_latents
+from ..losses_lzn import place_anchors
 from ..modeling_lzn import LZNModel, evaluation_mode
 from ..pipeline_arguments_lzn import check_at_least
 from .inputs import check_features, check_labels
@@ -93,13 +93,9 @@ def collect_all_features(
             output = model(to_pixel_values(batch["pixel_values"].to(model.device)))
             found = {"embeddings": output.embeddings, "anchors": output.anchors}
             if "latents" in kinds:
-                found["latents"] = compute_latents(
-                    output.anchors,
-                    torch.zeros_like(output.anchors),
-                    model.reference_anchors,
-                    include_own=True,
-                    solver=model.config.latent_solver,
-                    num_steps=model.config.latent_num_steps,
+                middle = torch.zeros_like(output.anchors)
+                found["latents"] = place_anchors(
+                    model.config, output.anchors, middle, model.reference_anchors, include_own=True
                 )
             for kind in kinds:
                 rows[kind].append(found[kind].float().cpu())

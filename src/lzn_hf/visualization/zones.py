@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..latent_zones import Solver, trace_assignments
+from ..latent_zones import trace_assignments
 from ..pipeline_arguments_lzn import check_at_least
 from .figures import check_labels, check_rows, draw_map, new_figure, palette_colours
 
@@ -51,7 +51,7 @@ class ZoneWheel:
         self,
         label_anchors: Tensor,
         *,
-        solver: Solver = "adams",
+        solver: str = "adams",
         num_steps: int = 20,
         num_prior_samples: int = 20_000,
         seed: int = 0,
@@ -109,7 +109,7 @@ def plot_zones(
     label_anchors: Tensor,
     label_names: Sequence[str],
     *,
-    solver: Solver = "adams",
+    solver: str = "adams",
     num_steps: int = 20,
     num_prior_samples: int = 20_000,
     seed: int = 0,
