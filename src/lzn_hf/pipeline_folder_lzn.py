@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Saving, loading and sharing a pipeline as one flat folder, which the auto classes of transformers open, too."""
+"""Saves, loads and shares a pipeline as one flat folder, which the auto classes of transformers open, too."""
 
 from __future__ import annotations
 
@@ -68,8 +68,14 @@ class FlatFolderPipeline(DiffusionPipeline):
         Args:
             save_directory (`str` or `os.PathLike`): the folder. A `README.md` in it is kept; without one a short card is written.
             push_to_hub (`bool`, *optional*, defaults to `False`): whether to upload the folder, too.
-            repo_id (`str`, *optional*): the repository; defaults to the name of the folder in the own namespace.
+            repo_id (`str`, *optional*): the repository; defaults to the name of the folder in the user's namespace.
             commit_message, private, token, create_pr (*optional*): see `huggingface_hub.create_repo` and `upload_folder`.
+
+        Returns:
+            `CommitInfo`, *optional*: the commit, if the folder was uploaded.
+
+        Raises:
+            ValueError: if `save_directory` is a file.
         """
         save_directory = os.fspath(save_directory)
         if os.path.isfile(save_directory):
@@ -89,7 +95,7 @@ class FlatFolderPipeline(DiffusionPipeline):
         return self._upload_folder(save_directory, hub_id, token, commit_message, create_pr)  # type: ignore[arg-type]
 
     def to_json_string(self) -> str:
-        """The content of model_index.json, without the path of the folder that this pipeline was loaded from."""
+        """Returns the content of model_index.json, without the folder that this pipeline was loaded from."""
         config = json.loads(super().to_json_string())
         config.pop("_name_or_path", None)
         return json.dumps(config, indent=2, sort_keys=True) + "\n"

@@ -29,16 +29,17 @@ RK45_ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, 
 def rk45_step(
     velocity_fn: Callable[[Tensor, Tensor], Tensor], sample: Tensor, slope: Tensor, t: Tensor, step: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """One step of Dormand and Prince's method of order 5.
+    """Takes one step of Dormand and Prince's method of order 5.
 
     Args:
-        velocity_fn: `(sample, t)` to the velocity; t is `(B,)`, of dtype and device of the sample.
+        velocity_fn (`Callable`): `(sample, t)` to the velocity; t is `(B,)`, of dtype and device of the sample.
         sample (`Tensor` of shape `(B, ...)`): the samples at t.
         slope (`Tensor` of shape `(B, ...)`): their velocities.
         t, step (`Tensor` of shape `(B,)`): times and signed step sizes, float64 on the CPU.
 
     Returns:
-        the samples at t + step and the seven velocities of the step, the last of which is that of these samples.
+        `tuple[Tensor, list[Tensor]]`: the samples at t + step, and the seven velocities of the step. The last one is the velocity
+        of these samples.
     """
     slopes = [slope]
     for node, weights in zip(RK45_NODES, RK45_STAGES, strict=True):
@@ -56,26 +57,27 @@ def integrate_rk45(
     rtol: float = 1e-5,
     atol: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
-    r"""Integrates `d sample / dt = velocity_fn(sample, t, rows)` by Dormand and Prince's pair, each sample by steps of its own.
+    r"""
+    Integrates `d sample / dt = velocity_fn(sample, t, rows)` by Dormand and Prince's pair, each sample by steps of its own.
 
     With e the difference of the solutions of order 5 (x', which goes on) and 4 after a step of size h from x, a step counts if
     `E = rms(e / (atol + rtol max(|x|, |x'|))) < 1`, root mean square over the elements of one sample. Counted or not, the next
     step size is `h min(10, max(0.2, 0.9 E^(-1/5)))`, and no larger than h after a step that did not count (Hairer, Nørsett,
-    Wanner, Solving Ordinary Differential Equations I, II.4). As every sample has its own time and step size, and those that have
-    arrived are evaluated no more, a result does not depend on the other samples of the batch. (The published sampler has one
-    error and one step size for a whole batch; that batch is one sample here, `sample[None]`.)
+    Wanner, Solving Ordinary Differential Equations I, II.4). Every sample has its own time and step size, and those that have
+    arrived are not evaluated any more, so a result does not depend on the other samples of the batch. (The published sampler has
+    one error and one step size for a whole batch; that batch is one sample here, `sample[None]`.)
 
     Args:
-        velocity_fn: `(x, t, rows)` to the velocity of the R samples that are still on their way, of the shape of x: `x (R, ...)`,
-            `t (R,)` of the dtype of x, `rows (R,)` int64, their places in `sample`; all on its device.
+        velocity_fn (`Callable`): `(x, t, rows)` to the velocity, of the shape of x, of the R samples that have not arrived:
+            `x (R, ...)`, `t (R,)` of the dtype of x, and `rows (R,)` int64, their places in `sample`; all on its device.
         sample (`Tensor` of shape `(B, ...)`, float32 or float64): the samples at `t_start`. The state has its dtype; times and
             step sizes are float64 on the CPU.
         t_start, t_end (`float`): times, in either order.
         rtol, atol (`float`, *optional*, default to 1e-5): relative and absolute tolerance of the error of a step.
 
     Returns:
-        the samples `(B, ...)` at `t_end`, and the number of velocity evaluations of each, int64 `(B,)` on the CPU: 2 at the
-        start and 6 a step.
+        `tuple[Tensor, Tensor]`: the samples `(B, ...)` at `t_end`, and the number of velocity evaluations of each, int64 `(B,)` on
+        the CPU: 2 at the start and 6 in each step.
 
     Raises:
         ValueError: for arguments out of range.

@@ -97,7 +97,7 @@ class ImageFlow:
         return self.num_inference_steps * (2 if self.solver == "heun" else 1)
 
     def to_images(self, velocity_fn: VelocityFn, noise: Tensor, on_step: OnStep | None = None) -> Tensor:
-        """Integrates from noise `(B, C, H, W)` at t = `t_min` to images at t = 1."""
+        """Integrates from noise `(B, C, H, W)` at t = `t_min` to images at t = 1; `"rk45"` does not call `on_step`."""
         if isinstance(self.solver, str):
             return self._integrate(velocity_fn, noise, self.t_min, 1.0, on_step)
         return self._run_scheduler(velocity_fn, noise, on_step)
@@ -141,11 +141,11 @@ class ImageFlow:
 
 
 def default_scheduler() -> UniPCMultistepScheduler:
-    """Third-order UniPC on the flow: of the schedulers of diffusers the most accurate one at equal cost.
+    """Builds a third-order UniPC on the flow, the most accurate scheduler of diffusers at equal cost.
 
     Root mean square error per pixel in [-1, 1] against a fine integration of the exact flow to the 1,797 digits of
-    scikit-learn (8x8) blurred by noise of standard deviation 0.2, for 10, 20 and 40 network evaluations, as printed by
-    `benchmarks/sampling.py`:
+    scikit-learn (8x8) blurred by noise of standard deviation 0.2, for 10, 20 and 40 velocity evaluations
+    (`benchmarks/sampling.py`):
 
     | scheduler | 10 | 20 | 40 |
     |---|---|---|---|
@@ -180,14 +180,17 @@ def integrate_velocity(
     """Integrates `d sample / dt = velocity_fn(sample, t)` along `times`, which may rise (to data) or fall (to noise).
 
     Args:
-        velocity_fn: `(sample, t)` to the velocity, of the shape of `sample`.
-        sample (`Tensor`): the sample at `times[0]`.
+        velocity_fn (`Callable`): `(sample, t)` to the velocity, of the shape of `sample`.
+        sample (`Tensor` of shape `(B, ...)`): the samples at `times[0]`.
         times (sequence of `float`): at least two times.
         method (`str`, *optional*, defaults to `"heun"`): `"heun"` (order 2, two evaluations a step) or `"euler"` (order 1, one).
-        on_step (*optional*): called with the time and the sample at each of `times`.
+        on_step (`Callable`, *optional*): called with the time and the samples at each of `times`.
 
     Returns:
-        `Tensor`: the sample at `times[-1]`.
+        `Tensor` of shape `(B, ...)`: the samples at `times[-1]`.
+
+    Raises:
+        ValueError: for another method, and for fewer than two times.
     """
     if method not in ("heun", "euler"):
         raise ValueError(f"`method` must be 'heun' or 'euler', got {method!r}.")
@@ -207,18 +210,18 @@ def integrate_velocity(
 
 
 def mix_noise(noise: Tensor, new_noise: Tensor, strength: float) -> Tensor:
-    """`sqrt(1 - w²) noise + w new_noise` with w = `strength` in [0, 1]: a rotation that keeps Gaussian noise Gaussian.
+    """Rotates noise towards new noise: `sqrt(1 - w²) noise + w new_noise` with w = `strength` in [0, 1].
 
-    For independent N(0, I) both, so is the result, at a correlation of sqrt(1 - w²) with `noise`; a straight line
-    between the two would have the variance (1 - w)² + w², which is 1/2 in the middle.
+    For independent N(0, I) both, the result is N(0, I) at a correlation of sqrt(1 - w²) with `noise`. On a straight line
+    between the two, the variance would be (1 - w)² + w², which is 1/2 in the middle.
     """
     return math.sqrt(1 - strength**2) * noise + strength * new_noise
 
 
 def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
-    """The point at `weight` of the way from a (0) to b (1) on a great circle, tensors of one shape taken as one vector each.
+    """Interpolates from a (`weight` 0) to b (1) along a great circle; each tensor is one vector.
 
-    Between Gaussian noises this keeps the norm that noise has; a straight line would pass too close to the origin.
+    Between two draws of Gaussian noise this keeps the norm of noise. A straight line would pass too close to the origin.
     """
     cosine = torch.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0).item()
     angle = math.acos(max(-1.0, min(1.0, cosine)))
