@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 
 from lzn_hf import LZNModel
-from lzn_hf.data.images import TensorImageDataset
+from lzn_hf.data.images import ImageData, TensorImageDataset
 from lzn_hf.training.models import build_model
 
 
@@ -36,6 +36,12 @@ def toy_images(count: int, num_labels: int = 3) -> TensorImageDataset:
     generator = torch.Generator().manual_seed(1)
     pixel_values = torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8, generator=generator)
     return TensorImageDataset(pixel_values, torch.arange(count) % num_labels)
+
+
+def toy_data(count: int = 60, num_labels: int = 3, **change) -> ImageData:
+    parts = {"train": toy_images(count, num_labels), "validation": toy_images(30, num_labels)}
+    names = [str(label) for label in range(num_labels)]
+    return ImageData(**{**parts, "label_names": names, "image_size": 8, "num_channels": 1, "name": "toys", **change})
 
 
 class ToyStream(IterableDataset):

@@ -1,0 +1,42 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""The picture of quality against cost by its colours: one for each family of samplers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageColor
+
+from lzn_hf.visualization.curves import plot_quality
+from lzn_hf.visualization.figures import PALETTE
+
+
+POINTS = [(5.0, 3.0), (20.0, 1.0), (10.0, 2.0)]
+
+
+def colour_fraction(picture: Image.Image, colour: str) -> float:
+    pixels = np.asarray(picture).astype(int)
+    return float((abs(pixels - ImageColor.getrgb(colour)).max(-1) < 10).mean())
+
+
+def test_families_have_colours_and_methods_share_them():
+    picture = plot_quality({"": {"unipc": POINTS, "heun": [(4.0, 2.0)]}})
+    assert picture.mode == "RGB" and picture.size == (840, 540)
+    assert all(colour_fraction(picture, colour) > 1e-4 for colour in PALETTE[:2])
+    assert colour_fraction(picture, PALETTE[2]) == 0
+    both = plot_quality({"lzn": {"heun": POINTS}, "flow": {"heun": [(x, y + 1) for x, y in POINTS]}})
+    assert colour_fraction(both, PALETTE[0]) > 1.2 * colour_fraction(
+        plot_quality({"lzn": {"heun": POINTS}}), PALETTE[0]
+    )
+    assert colour_fraction(both, PALETTE[1]) == 0
+
+
+def test_the_order_of_points_does_not_matter():
+    first, second = (plot_quality({"": {"unipc": points}}) for points in (POINTS, sorted(POINTS)))
+    assert np.array_equal(np.asarray(first), np.asarray(second))
+
+
+@pytest.mark.parametrize("change", [{"real_images": 0.5}, {"title": "x"}, {"ylabel": "x"}])
+def test_every_setting_shows(change):
+    curves = {"": {"unipc": POINTS}}
+    assert not np.array_equal(np.asarray(plot_quality(curves)), np.asarray(plot_quality(curves, **change)))
