@@ -262,6 +262,12 @@ def test_a_decompression_bomb_is_refused_by_its_header():
         image_to_pixels(bomb)
 
 
+def test_programs_are_not_run(tmp_path: Path):
+    Image.new("L", (4, 4)).save(tmp_path / "x.eps")
+    with pytest.raises(ImageError, match="is an EPS file, which is a program"):
+        image_to_pixels(tmp_path / "x.eps")
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_backends import PilBackend
-from transformers.image_utils import ChannelDimension, PILImageResampling, SizeDict
+from transformers.image_utils import ChannelDimension, PILImageResampling
 
 from .images_lzn import (
     ImageError,
-    ImageSource,
     array_to_image,
     as_floats,
     describe_source,
@@ -74,8 +73,8 @@ class LZNImageProcessor(PilBackend):
         """Builds an image processor from the content of a `preprocessor_config.json`; without `do_center_crop` it squeezes."""
         return super().from_dict({"do_center_crop": False, **image_processor_dict}, **kwargs)
 
-    def _standardize_kwargs(self, **kwargs) -> dict:
-        kwargs = super()._standardize_kwargs(**kwargs)
+    def _standardize_kwargs(self, *args: Any, **kwargs: Any) -> dict:
+        kwargs = super()._standardize_kwargs(*args, **kwargs)
         mean, std, size = kwargs["image_mean"], kwargs["image_std"], kwargs["size"]
         for name, value in (("image_mean", mean), ("image_std", std)):
             if not isinstance(value, tuple) or len(value) not in (1, 3):
@@ -88,10 +87,11 @@ class LZNImageProcessor(PilBackend):
             raise ValueError(f"`crop_size` must be None, as images are cropped to `size`, got {kwargs['crop_size']}.")
         return kwargs
 
-    def _validate_preprocess_kwargs(self, **kwargs) -> None:
-        super()._validate_preprocess_kwargs(**{**kwargs, "do_center_crop": False})  # which wants a `crop_size`
+    def _validate_preprocess_kwargs(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["do_center_crop"] = False  # with which transformers wants a `crop_size`
+        super()._validate_preprocess_kwargs(*args, **kwargs)
 
-    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[ImageSource]:
+    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> Any:
         if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
             images = list(images)
         if not isinstance(images, (list, tuple)):
@@ -105,69 +105,61 @@ class LZNImageProcessor(PilBackend):
 
     def process_image(
         self,
-        image: ImageSource,
-        image_mean: tuple[float, ...] | None = None,
-        do_resize: bool | None = None,
-        size: SizeDict | None = None,
-        do_center_crop: bool | None = None,
-        resample: int | None = None,
-        do_rescale: bool | None = None,
+        image: Any,
+        do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> np.ndarray:
         """Converts one image to a `(C, H, W)` array with as many channels as `image_mean` has elements.
 
-        The arguments are those of the processor, and default to them.
+        Args:
+            image (`ImageSource`): a path, the bytes of a file, a PIL image, an array or a tensor.
+            do_convert_rgb (`bool`, *optional*): is not used, as `image_mean` decides on the channels.
+            input_data_format (`str`, *optional*): whether the channels of an array come "channels_first" or "channels_last".
+            kwargs: settings of the processor, which default to its own.
 
         Returns:
-            `np.ndarray`: `uint8` in 0..255; for floating point arrays and `do_rescale=False`, float32 in [0, 1].
+            `np.ndarray`: `uint8` in 0..255. Floating point arrays that have the right size and channels stay float32, also in 0..255,
+            and all of them are in [0, 1] with `do_rescale=False`.
 
         Raises:
             ValueError: for what is no image, see [`image_to_pixels`].
         """
-        size = self.size if size is None else size
-        crop = self.do_center_crop if do_center_crop is None else do_center_crop
-        resample = self.resample if resample is None else resample
-        rescale = self.do_rescale if do_rescale is None else do_rescale
-        num_channels = len(self.image_mean if image_mean is None else image_mean)
-        wanted = (size.height, size.width) if (self.do_resize if do_resize is None else do_resize) else None
-        channels_first = (
-            None if input_data_format is None else ChannelDimension(input_data_format) is ChannelDimension.FIRST
-        )
+
+        def setting(name: str) -> Any:
+            value = kwargs.get(name)
+            return getattr(self, name) if value is None else value
+
+        first = None if input_data_format is None else ChannelDimension(input_data_format) is ChannelDimension.FIRST
+        num_channels, size = len(setting("image_mean")), None
+        if setting("do_resize"):
+            size = (setting("size").height, setting("size").width)
         try:
-            is_array = isinstance(image, (np.ndarray, torch.Tensor))
-            opened = array_to_image(image, channels_first) if is_array else open_image(image)
-            values = as_floats(image, channels_first) if is_array else None
-            if values is not None and values.shape == (num_channels, *(wanted or values.shape[1:])):
-                return values * np.float32(255) if rescale else values
-            filter_ = Image.Resampling.BILINEAR if resample is None else resample
-            pixels = fit_image(flatten_image(opened), num_channels, wanted, crop=bool(crop), resample=filter_).numpy()
+            if not isinstance(image, (np.ndarray, torch.Tensor)):
+                opened, values = open_image(image), None
+            else:
+                opened, values = array_to_image(image, first), as_floats(image, first)
+            scale = np.float32(255 if setting("do_rescale") else 1)
+            if values is not None and values.shape == (num_channels, *(size or values.shape[1:])):
+                return values * scale
+            crop, resample = setting("do_center_crop"), setting("resample")
+            pixels = fit_image(flatten_image(opened), num_channels, size, crop=crop, resample=resample).numpy()
         except ImageError as error:
             raise ValueError(f"`images`: {describe_source(image)} {error}.") from error
-        return pixels if values is None or rescale else pixels / np.float32(255)
+        return pixels if values is None or scale == 255 else pixels / np.float32(255)
 
-    def _preprocess(
-        self,
-        images: list[np.ndarray],
-        do_rescale: bool | None,
-        rescale_factor: float,
-        do_normalize: bool | None,
-        image_mean: tuple[float, ...],
-        image_std: tuple[float, ...],
-        return_tensors: str | None,
-        **kwargs,
-    ) -> BatchFeature:
+    def _preprocess(self, images: list[np.ndarray], **kwargs: Any) -> BatchFeature:  # type: ignore[override]
         # (factor x - mean) / std as one division and one difference: to the bit what training computes, x / 127.5 - 1.
-        mean, std = (np.float64(values)[:, None, None] for values in (image_mean, image_std))
-        factor = rescale_factor if do_rescale else 1.0
+        mean, std = (np.asarray(kwargs[name])[:, None, None] for name in ("image_mean", "image_std"))
+        factor = kwargs["rescale_factor"] if kwargs["do_rescale"] else 1.0
         processed = []
         for image in images:
-            if do_normalize:
+            if kwargs["do_normalize"]:
                 image = image.astype(np.float32) / np.float32(std / factor) - np.float32(mean / std)
-            elif do_rescale:
+            elif kwargs["do_rescale"]:
                 image = image.astype(np.float32) * np.float32(factor)
             processed.append(image)
-        return BatchFeature(data={"pixel_values": processed}, tensor_type=return_tensors)
+        return BatchFeature(data={"pixel_values": processed}, tensor_type=kwargs["return_tensors"])
 
     def postprocess(
         self, pixel_values: torch.Tensor, output_type: str = "pil"
@@ -190,10 +182,10 @@ class LZNImageProcessor(PilBackend):
         images = (pixel_values.detach().float() / 2 + 0.5).clamp(0, 1)
         if output_type == "pt":
             return images
-        images = images.permute(0, 2, 3, 1).cpu().numpy()
+        arrays = images.permute(0, 2, 3, 1).cpu().numpy()
         if output_type == "np":
-            return images
-        bytes_ = (images * 255).round().astype(np.uint8)
+            return arrays
+        bytes_ = (arrays * 255).round().astype(np.uint8)
         return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in bytes_]
 
 

@@ -116,6 +116,8 @@ def open_image(source: ImageSource) -> Image.Image:
 def _decode(source: BinaryIO | Image.Image) -> Image.Image:
     try:
         image = source if isinstance(source, Image.Image) else Image.open(source)
+        if image.format == "EPS":
+            raise ImageError("is an EPS file, which is a program to run: convert it")
         if 0 in image.size:
             raise ImageError(f"has no pixels: it is {image.width} x {image.height}")
         if image.width * image.height > MAX_PIXELS:

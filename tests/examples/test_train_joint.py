@@ -78,7 +78,7 @@ def launched(tmp_path_factory) -> Path:
 
 
 def test_a_run_leaves_exactly_these_files(launched):
-    others = {"metrics.jsonl", "samples", "checkpoint-4", "checkpoint-6"}
+    others = {"data_summary.json", "metrics.jsonl", "samples", "checkpoint-4", "checkpoint-6"}
     assert {path.name for path in launched.iterdir()} == MODEL_FILES | others
     assert [path.name for path in (launched / "samples").iterdir()] == ["step-000003.png"]
     for path in launched.glob("checkpoint-*"):
@@ -239,7 +239,11 @@ def test_a_folder_with_files_is_only_overwritten_on_demand(toys, tmp_path):
     with pytest.raises(ValueError, match="`output_dir` .* is not empty"):
         train(f"{toys} --output_dir {tmp_path}")
     train(f"{toys} --output_dir {tmp_path} --max_train_steps 1 --overwrite_output_dir")
-    assert {path.name for path in tmp_path.iterdir()} == MODEL_FILES | {"metrics.jsonl", "notes.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == MODEL_FILES | {
+        "data_summary.json",
+        "metrics.jsonl",
+        "notes.txt",
+    }
     assert [line["step"] for line in metrics(tmp_path)] == [1, 1]
 
 

@@ -34,6 +34,7 @@ BASELINE = "--baseline rectified_flow"
 FILES = {
     "README.md",
     "config.json",
+    "data_summary.json",
     "metrics.jsonl",
     "model.safetensors",
     "model_index.json",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,10 +34,11 @@ def images(tmp_path_factory) -> Path:
 def set_up(images: Path, output_dir: Path, *, config=None, check=lambda model: None, pretrained=None, **options):
     """`options` of RunArguments, or of `set_up_training`."""
     own = {name: options.pop(name) for name in ("use_labels", "model_labels") if name in options}
+    skip_bad_images = options.pop("skip_bad_images", False)
     model_args = ModelArguments(model_name_or_path=pretrained)
     model_args.config = TINY if config is None else config
     run = RunArguments(**({"output_dir": str(output_dir), "total_batch_size": 8} | options))
-    data_args = DataArguments(data_dir=str(images))
+    data_args = DataArguments(data_dir=str(images), skip_bad_images=skip_bad_images)
     return set_up_training(model_args, data_args, run, extra=RunArguments(seed=9), check=check, **own)
 
 
@@ -96,9 +98,27 @@ def test_a_dry_run_prints_all_settings(images, tmp_path, capsys):
     settings, _ = json.JSONDecoder().raw_decode(printed)
     assert settings["training"]["seed"] == 5 and settings["extra"]["seed"] == 9
     assert "label_anchors:             18 parameters" in printed and "18 training images" in printed
+    assert "images used: 18 for train, 9 for validation" in printed and "'cat' 6 + 3" in printed
     forget_accelerators()
     with pytest.raises(ValueError, match="`output_dir` .* is not empty"):
         set_up(images, tmp_path)
+
+
+def test_a_run_begins_with_a_summary_of_its_data(images, tmp_path, caplog):
+    (images / "train" / "cat" / "broken.png").write_text("no image")
+    try:
+        with pytest.raises(ValueError, match=r"broken.png'\) cannot be read"):
+            set_up(images, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        forget_accelerators()
+        with caplog.at_level(logging.INFO, "lzn_hf"):
+            setup = set_up(images, tmp_path / "run", skip_bad_images=True)
+    finally:
+        (images / "train" / "cat" / "broken.png").unlink()
+    summary = setup.data.summary
+    assert summary.found == {"train": 19, "test": 9} and summary.used == {"train": 18, "validation": 9}
+    (logged,) = [r.getMessage() for r in caplog.records if "images found" in r.getMessage()]
+    assert "left out, images that cannot be read, of split 'train': 1" in logged and "broken.png" in logged
 
 
 def train_one_step(images: Path, output_dir: Path, **options) -> tuple[TrainingSetup, TrainingLoop]:
@@ -124,10 +144,18 @@ def test_the_final_folder(images, tmp_path):
 
     save_final_folder(setup, loop, output_dir, {"validation_score": 0.25}, write)
     loop.close()
-    names = {"README.md", "config.json", "metrics.jsonl", "model.safetensors", "training_settings.json"}
+    names = {
+        "README.md",
+        "config.json",
+        "data_summary.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "training_settings.json",
+    }
     assert {path.name for path in output_dir.iterdir()} == names
     assert folders[0] != output_dir and not folders[0].exists()  # written elsewhere first: never a half of it
     assert json.loads((output_dir / "training_settings.json").read_text()) == setup.settings
+    assert json.loads((output_dir / "data_summary.json").read_text()) == setup.data.summary.to_dict()
     assert json.loads((output_dir / "metrics.jsonl").read_text().splitlines()[-1]) == {
         "step": 1,
         "validation_score": 0.25,

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from itertools import islice
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 
 def collate_images(items: dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The `collate_fn` for every dataset of this module: a batch that is ready passes, single items are stacked."""
+    """Stacks items to a batch, and returns a batch as it is: the `collate_fn` for every dataset of this package."""
     if isinstance(items, dict):
         return items
     return {key: torch.stack([item[key] for item in items]) for key in items[0]}
@@ -24,14 +25,15 @@ def to_pixel_values(
     """Turns `uint8` images into float32 pixel values in [-1, 1], with optional random augmentation of each image.
 
     Args:
-        images: `(B, C, H, W)`, `uint8`, on any device.
-        flip: mirror each image left to right with probability 1/2.
-        shift: move each image by a whole number of pixels drawn from `-shift..shift`, down and right independently;
-            the border pixels are repeated, so no background colour is assumed.
-        generator: source of all randomness. A CPU generator gives the same result whatever device the images are on.
+        images (`Tensor` of shape `(B, C, H, W)`): `uint8`, on any device.
+        flip (`bool`, *optional*, defaults to `False`): whether to mirror each image left to right with probability 1/2.
+        shift (`int`, *optional*, defaults to 0): move each image by a whole number of pixels drawn from `-shift..shift`, down and right
+            independently; the border pixels are repeated, so no background colour is assumed.
+        generator (`torch.Generator`, *optional*): draws everything. A CPU generator gives the same result whatever device the images
+            are on.
 
     Returns:
-        `(B, C, H, W)`, float32, on the device of `images`: 0 becomes -1, 255 becomes 1.
+        `Tensor` of shape `(B, C, H, W)`: float32, on the device of `images`: 0 becomes -1, 255 becomes 1.
 
     Raises:
         ValueError: `images` is not a `uint8` batch, or `shift` is negative or not below the image size.
@@ -66,20 +68,21 @@ def image_batches(
     process_index: int = 0,
     num_processes: int = 1,
 ) -> Iterator[dict[str, Tensor]]:
-    """Batches of (some of) a dataset for evaluation, each image once, the last batch as small as it is.
+    """Yields batches of a dataset, or of a part of it, for evaluation: each image once, in a last batch that may be smaller.
 
     Args:
-        dataset: One of those in `data.images`.
-        batch_size: Images a batch.
-        limit: Take this many images, drawn by `seed`; of a stream, the first. None takes all.
-        seed: See `limit`.
-        process_index, num_processes: Take this process's share of them.
+        dataset (`Dataset`): the training or validation data of an [`ImageData`].
+        batch_size (`int`): images in a batch.
+        limit (`int`, *optional*): take this many images, drawn by `seed`; the first ones of a stream. `None` takes all.
+        seed (`int`, *optional*, defaults to 0): see `limit`.
+        process_index, num_processes (`int`, *optional*, default to 0 and 1): yield only the images of this process.
     """
     if isinstance(dataset, IterableDataset):
         items = islice(iter(dataset), process_index, limit, num_processes)
         while batch := list(islice(items, batch_size)):
             yield collate_images(batch)
     else:
-        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:limit]
-        share = Subset(dataset, order[process_index::num_processes].tolist())
-        yield from DataLoader(share, batch_size=batch_size, collate_fn=collate_images)
+        num_images = len(cast(Sized, dataset))
+        order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))[:limit]
+        part = Subset(dataset, order[process_index::num_processes].tolist())
+        yield from DataLoader(part, batch_size=batch_size, collate_fn=collate_images)

@@ -14,7 +14,7 @@ Data that fits in memory is decoded once into one `uint8` tensor; larger data st
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -261,10 +261,8 @@ def _make_decoder(
 
 def _stored_images(split: Rows) -> Iterator[tuple[int, Any]]:
     rows = split.rows
-    if isinstance(rows, Sized):
-        yield from ((number, split.stored(rows[number])) for number in range(len(rows)))
-    else:
-        yield from ((number, split.stored(row)) for number, row in enumerate(rows))
+    stream = (rows[number] for number in range(len(rows))) if hasattr(rows, "__len__") else rows
+    yield from ((number, split.stored(row)) for number, row in enumerate(stream))
 
 
 __all__ = ["ImageData", "StoredImageDataset", "StreamedImageDataset", "TensorImageDataset", "load_image_data"]

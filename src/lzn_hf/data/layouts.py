@@ -36,7 +36,7 @@ class FileRows:
         return len(self.files)
 
     def __getitem__(self, key: int | str) -> Any:
-        return self.labels if key == "label" else {"image": self.files[key]}  # type: ignore[call-overload]
+        return {"image": self.files[key]} if isinstance(key, int) else self.labels
 
     def as_stream(self) -> Any:
         """Returns the rows as a `datasets.IterableDataset`.
@@ -49,10 +49,9 @@ class FileRows:
         packed = next((file for file in self.files if file.member is not None), None)
         if packed is not None:
             raise ValueError(f"the archive '{packed.path}' cannot be streamed: unpack it, or leave `streaming` out")
-        columns = {"image": [{"bytes": None, "path": str(file)} for file in self.files]}
-        features = {"image": datasets.Image(decode=False)}
-        if self.labels is not None:
-            columns["label"], features["label"] = self.labels, datasets.Value("string")
+        files = [{"bytes": None, "path": str(file)} for file in self.files]
+        columns = {"image": files, "label": self.labels or [None] * len(files)}
+        features = {"image": datasets.Image(decode=False), "label": datasets.Value("string")}
         return datasets.Dataset.from_dict(columns, features=datasets.Features(features)).to_iterable_dataset()
 
 

@@ -131,7 +131,7 @@ def _select(
     rows = torch.from_numpy(indices)
     labels = None if dataset.labels is None else dataset.labels[rows]
     if isinstance(dataset, StoredImageDataset):
-        return StoredImageDataset(dataset.rows, np.asarray(dataset.numbers)[indices], labels, dataset.decoder)
+        return StoredImageDataset(dataset.rows, dataset.numbers[indices], labels, dataset.decoder)
     if not in_place:
         return TensorImageDataset(dataset.pixel_values[rows], labels)
     for start in range(0, len(rows), CHUNK):

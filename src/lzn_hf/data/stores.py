@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -165,12 +166,12 @@ class StoredImageDataset(Dataset):
 
     Args:
         rows ([`Rows`]): where they are.
-        numbers (`Sequence[int]`): the rows that belong to this dataset.
+        numbers (`np.ndarray`): the rows that belong to this dataset.
         labels (`Tensor` of shape `(len(numbers),)`, *optional*): int64.
         decoder ([`ImageDecoder`]): makes all images alike.
     """
 
-    def __init__(self, rows: Rows, numbers: Sequence[int], labels: Tensor | None, decoder: ImageDecoder):
+    def __init__(self, rows: Rows, numbers: np.ndarray, labels: Tensor | None, decoder: ImageDecoder):
         self.rows = rows
         self.numbers = numbers
         self.labels = labels

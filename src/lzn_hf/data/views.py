@@ -34,25 +34,26 @@ MIN_EXPONENT = -30.0  # e^-30 is far below float32's resolution; smaller weights
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """What a view may do to an image. The defaults do nothing: name what you want.
+    """Settings of random views. The defaults change nothing. Images with one channel ignore `saturation`, `hue` and `grayscale`.
 
     Args:
-        crop_scale: bounds of the share of the image's area that is kept, uniform, in (0, 1].
-        crop_ratio: bounds of width / height of the crop; its logarithm is uniform.
-        flip: probability of a mirror image, left to right.
-        jitter: probability of a change of the four below, in a random order.
-        brightness, contrast, saturation: strengths s; the factor is uniform in [max(0, 1 - s), 1 + s].
-        hue: strength s; the shift is uniform in [-s, s] turns of the colour circle; from 0 to 1/2.
-        grayscale: probability that the colours are lost.
-        blur: probability of a blur.
-        blur_sigma: bounds of its standard deviation in pixels of the view, uniform. The published 0.1 to 2 belong to
-            224 pixels: scale them by the size, and below some 64 pixels leave blur out, as SimCLR does at 32. What is
-            left of it there (up to 0.3) changes next to nothing, and more erases details.
-
-    Images with one channel ignore `saturation`, `hue` and `grayscale`.
+        crop_scale (`tuple[float, float]`, *optional*, defaults to `(1.0, 1.0)`): bounds of the fraction of the image's area that is
+            kept, uniform, in (0, 1].
+        crop_ratio (`tuple[float, float]`, *optional*, defaults to `(1.0, 1.0)`): bounds of width / height of the crop; its logarithm is
+            uniform.
+        flip (`float`, *optional*, defaults to 0): probability of a mirror image, left to right.
+        jitter (`float`, *optional*, defaults to 0): probability of a change of the four below, in a random order.
+        brightness, contrast, saturation (`float`, *optional*, defaults to 0): strengths s; the factor is uniform in
+            [max(0, 1 - s), 1 + s].
+        hue (`float`, *optional*, defaults to 0): strength s, from 0 to 1/2; the shift is uniform in [-s, s] turns of the colour circle.
+        grayscale (`float`, *optional*, defaults to 0): probability of a grey view.
+        blur (`float`, *optional*, defaults to 0): probability of a blur.
+        blur_sigma (`tuple[float, float]`, *optional*, defaults to `(0.1, 2.0)`): bounds of its standard deviation in pixels of the view,
+            uniform. The published 0.1 to 2 belong to 224 pixels: scale them by the size. Leave blur out below about 64 pixels, as
+            SimCLR does at 32: there it changes next to nothing (up to 0.3) or erases details.
 
     Raises:
-        ValueError: a value is not of this form or not in its range; names it.
+        ValueError: for a value of another form or out of range, naming it.
     """
 
     crop_scale: tuple[float, float] = (1.0, 1.0)
@@ -106,11 +107,10 @@ IMAGENET_VIEWS = ViewSettings(
 
 
 class ViewParameters(NamedTuple):
-    """What a view does to each image, all `(B,)` float32.
+    """The changes of each image, all `(B,)` float32; neutral values in parentheses.
 
-    The box of the crop in pixels of the image (edges, not centres of pixels), 1 where it is mirrored, the factors of
-    the colours (1) and the shift of the hue (0), 1 where the view is grey, and sigma of the blur (0); in parentheses
-    what does nothing.
+    The box of the crop in pixels of the image (edges, not centres of pixels), 1 where it is mirrored (0), the factors of the colours
+    (1), the shift of the hue (0), 1 where the view is grey (0), and sigma of the blur (0).
     """
 
     top: Tensor
@@ -135,11 +135,16 @@ def draw_parameters(
     large areas are rarer for that); after ten tries it is the largest one of the ratio nearest to the image's. Its place
     is uniform. Boxes are not rounded to whole pixels.
 
-    How many numbers are drawn depends on `batch` alone, so settings with one seed differ only in what they name.
+    The count of numbers drawn depends on `batch` alone, so two settings with one seed differ only in the fields that differ.
+
+    Args:
+        settings ([`ViewSettings`]): bounds and probabilities.
+        batch, height, width (`int`): number and size of the images.
+        generator (`torch.Generator`): draws everything.
 
     Returns:
-        The parameters, and the names in `JITTER` in the order in which colours are changed. The order is one for the
-        batch: for each image its own would take each operation apart.
+        `tuple[ViewParameters, list[str]]`: the parameters, and the names in `JITTER` in the order in which colours are changed. The
+        whole batch has one order, so that each change is one operation on it.
     """
     # Rows of numbers in [0, 1), each used once.
     draws = torch.rand(2 * CROP_TRIES + 11, batch, generator=generator, device=generator.device)
@@ -183,22 +188,21 @@ def _between(draws: Tensor, low: float, high: float) -> Tensor:
 
 
 def random_views(images: Tensor, settings: ViewSettings, *, size: int, generator: torch.Generator) -> Tensor:
-    """One random view of each image. Call it twice, with one generator, for two views.
+    """Makes one random view of each image. Call it twice, with one generator, for two views.
 
     Args:
-        images: `(B, C, H, W)`, `uint8`, C 1 or 3, on any device. Images that are larger than `size` are no problem: the
-            crop averages over what it leaves out (antialiasing).
-        settings: see [`ViewSettings`].
-        size: height and width of the views.
-        generator: source of all randomness. A CPU generator gives the same parameters whatever device the images are
-            on, and no GPU has to be waited for.
+        images (`Tensor` of shape `(B, C, H, W)`): `uint8`, C 1 or 3, on any device. The crop of a larger image is antialiased.
+        settings ([`ViewSettings`]): bounds and probabilities.
+        size (`int`): height and width of the views.
+        generator (`torch.Generator`): draws everything. A CPU generator gives the same parameters whatever device the images are
+            on, without waiting for a GPU.
 
     Returns:
-        `(B, C, size, size)`, float32 in [-1, 1], on the device of `images`. With settings that do nothing, and images of
-        `size`, it is [`to_pixel_values`] of them to the bit.
+        `Tensor` of shape `(B, C, size, size)`: float32 in [-1, 1], on the device of `images`. With default settings, and images of
+        `size`, these are the [`to_pixel_values`] of the images to the bit.
 
     Raises:
-        ValueError: `images` is not such a batch, or `size` is not positive.
+        ValueError: for images of another shape or type, and a `size` below 1.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
         raise ValueError(
@@ -238,7 +242,7 @@ def _of_image(values: Tensor) -> Tensor:
 def crop(
     pixels: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, mirrored: Tensor, *, size: int
 ) -> Tensor:
-    """Bilinear interpolation with antialiasing of each image's own box:
+    """Resamples the box of each image, bilinear and antialiased:
 
         Y = R X K^T,   R_ij = max(0, 1 - |j + 1/2 - c_i| / s) / sum_j,   c_i = top + (i + 1/2) height / size,
         s = max(1, height / size)
@@ -247,13 +251,13 @@ def crop(
     `resize(BILINEAR, box=...)`: beyond the box, neighbours in the image count; beyond the image, nothing does.
 
     Args:
-        pixels: `(B, C, H, W)`.
-        top, left, height, width: `(B,)`, the box in pixels, within the image, not rounded.
-        mirrored: `(B,)`.
-        size: height and width of the result.
+        pixels (`Tensor` of shape `(B, C, H, W)`): images.
+        top, left, height, width (`Tensor` of shape `(B,)`): the box in pixels, within the image, not rounded.
+        mirrored (`Tensor` of shape `(B,)`): not 0 where the result is mirrored left to right.
+        size (`int`): height and width of the result.
 
     Returns:
-        `(B, C, size, size)`.
+        `Tensor` of shape `(B, C, size, size)`.
     """
     rows = _triangle_weights(top, height, pixels.shape[2], size)
     columns = _triangle_weights(left, width, pixels.shape[3], size)
@@ -262,18 +266,18 @@ def crop(
 
 
 def gaussian_blur(pixels: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of each image, as it is where sigma is 0:
+    """Blurs each image by a Gaussian, and leaves it as it is where sigma is 0:
 
         Y = G X G^T,   G_ij = exp(-(i - j)^2 / (2 sigma^2)) / sum_j
 
     The kernel is not cut off and counts only pixels of the image, so that it may be wider than the image.
 
     Args:
-        pixels: `(B, C, H, W)`.
-        sigma: `(B,)`, standard deviation in pixels, at least 0.
+        pixels (`Tensor` of shape `(B, C, H, W)`): images.
+        sigma (`Tensor` of shape `(B,)`): standard deviation in pixels, at least 0.
     """
     height, width = pixels.shape[2:]
-    safe = torch.where(sigma > 0, sigma, 1.0)  # what it gives for sigma 0 is not taken
+    safe = torch.where(sigma > 0, sigma, 1.0)  # replaced below where sigma is 0
     blurred = _separable(_gaussian_weights(safe, height), pixels, _gaussian_weights(safe, width))
     return torch.where(_of_image(sigma) > 0, blurred, pixels)
 
@@ -304,25 +308,25 @@ def _separable(rows: Tensor, pixels: Tensor, columns: Tensor) -> Tensor:
 
 
 def luma(pixels: Tensor) -> Tensor:
-    """`0.299 R + 0.587 G + 0.114 B`, `(B, 1, H, W)`; grey images as they are."""
+    """Returns `0.299 R + 0.587 G + 0.114 B`, `(B, 1, H, W)`; grey images as they are."""
     if pixels.shape[1] == 1:
         return pixels
     return sum(weight * channel for weight, channel in zip(LUMA, pixels.split(1, dim=1), strict=True))
 
 
 def adjust_brightness(pixels: Tensor, factor: Tensor) -> Tensor:
-    """`factor X`."""
+    """Returns `factor X`."""
     return (pixels * _of_image(factor)).clamp_(0, 255)
 
 
 def adjust_contrast(pixels: Tensor, factor: Tensor) -> Tensor:
-    """`factor X + (1 - factor) m`, with m the mean over the image of its [`luma`]."""
+    """Returns `factor X + (1 - factor) m`, with m the mean over the image of its [`luma`]."""
     mean = luma(pixels).mean((2, 3), keepdim=True)
     return torch.lerp(mean, pixels, _of_image(factor)).clamp_(0, 255)
 
 
 def adjust_saturation(pixels: Tensor, factor: Tensor) -> Tensor:
-    """`factor X + (1 - factor) L`, with L the [`luma`] of each pixel."""
+    """Returns `factor X + (1 - factor) L`, with L the [`luma`] of each pixel."""
     return torch.lerp(luma(pixels), pixels, _of_image(factor)).clamp_(0, 255)
 
 
@@ -334,8 +338,8 @@ def adjust_hue(pixels: Tensor, shift: Tensor) -> Tensor:
         Y_n = V - D max(0, min(1, 2 - |k - 2|)),   k = (n + h + 6 shift) mod 6
 
     Args:
-        pixels: `(B, 3, H, W)`.
-        shift: `(B,)`.
+        pixels (`Tensor` of shape `(B, 3, H, W)`): images.
+        shift (`Tensor` of shape `(B,)`): turns.
     """
     red, green, blue = pixels.unbind(1)
     value = pixels.amax(1)

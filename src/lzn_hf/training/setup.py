@@ -108,9 +108,6 @@ def set_up_training(
         check_resume(checkpoint, settings)
     model_id = create_hub_repo(accelerator, run) if run.push_to_hub else run.output_dir
     logger.info(data.summary)
-    if accelerator.is_main_process:
-        Path(run.output_dir).mkdir(parents=True, exist_ok=True)
-        write_json(Path(run.output_dir) / DATA_SUMMARY_FILE, data.summary.to_dict())
     return TrainingSetup(accelerator, tracker, checkpoint, data, model, loader, settings, model_id)
 
 
@@ -146,6 +143,7 @@ def save_final_folder(
         write(folder)
         card.save(folder / "README.md")
         write_json(folder / SETTINGS_FILE, setup.settings)
+        write_json(folder / DATA_SUMMARY_FILE, setup.data.summary.to_dict())
     logger.info(f"Saved the model to {output_dir}: {dict(metrics)}")
     if loop.run.push_to_hub:
         logger.info(f"Uploaded the model to {upload_model(output_dir, setup.model_id)}")
