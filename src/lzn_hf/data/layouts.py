@@ -50,7 +50,7 @@ class FileRows:
         if packed is not None:
             raise ValueError(f"the archive '{packed.path}' cannot be streamed: unpack it, or leave `streaming` out")
         files = [{"bytes": None, "path": str(file)} for file in self.files]
-        columns = {"image": files, "label": self.labels or [None] * len(files)}
+        columns: dict[str, list] = {"image": files, "label": self.labels or [None] * len(files)}
         features = {"image": datasets.Image(decode=False), "label": datasets.Value("string")}
         return datasets.Dataset.from_dict(columns, features=datasets.Features(features)).to_iterable_dataset()
 
