@@ -46,8 +46,8 @@ class LZNInversion(BaseOutput):
     """Latents and noise of images: `pipe(latents=inversion.latents, sample_noise=inversion.noise, ...)` gives the images back.
 
     Args:
-        latents (`Tensor` of shape `(B, latent_dim)`, *optional*): latents of the images, float32 on the CPU; `None` for a model
-            without image encoder, whose images come from noise alone.
+        latents (`Tensor` of shape `(B, latent_dim)`, *optional*): latents of the images on the CPU, float32 (float64 from a float64
+            model); `None` for a model without image encoder, whose images come from noise alone.
         noise (`Tensor` of shape `(B, C, H, W)`): the starts of their image flows, float32 on the CPU.
     """
 
@@ -234,7 +234,7 @@ class GenerationPipeline(FlatFolderPipeline):
             # 3. Noise: from the images against the velocity of the decoder.
             chunks = self._chunks(flow, pixel_values, latents, self._zone_labels(latents), batch_size)
             noise = torch.cat([flow.to_noise(velocity_fn, x) for velocity_fn, x in chunks])
-        return LZNInversion(latents=None if latents is None else latents.float().cpu(), noise=noise.cpu())
+        return LZNInversion(latents=None if latents is None else latents.cpu(), noise=noise.cpu())
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
