@@ -14,8 +14,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import Tensor
 
 from lzn_hf import LZNPipeline
-from lzn_hf.data.batches import to_pixel_values
+from lzn_hf.data.batches import image_batches, to_pixel_values
 from lzn_hf.data.images import ImageData, TensorImageDataset
+from lzn_hf.evaluation import generation
 from lzn_hf.evaluation.features import FeatureExtractor
 from lzn_hf.evaluation.generation import evaluate_folder, results_table, update_model_card
 from lzn_hf.evaluation.joint import class_consistency
@@ -27,6 +28,7 @@ from lzn_hf.evaluation.metrics import (
     psnr,
     reconstruction_l2,
 )
+from lzn_hf.evaluation.processes import process_state
 from lzn_hf.evaluation.samplers import sample_generator, sample_label
 
 
@@ -162,6 +164,17 @@ def test_an_extractor_that_knows_more_gives_more(folder, data):
     assert {name: numbers[name] for name in expected} == pytest.approx(expected, rel=5e-3)
     hits = [row.argmax().item() == sample_label(0, i, 3) for i, row in enumerate(extractor.log_probs(made))]
     assert numbers["class_consistency"] == pytest.approx(sum(hits) / 20, abs=0.051)
+
+
+def test_the_classifier_gets_a_limited_number_of_images(data, monkeypatch):
+    monkeypatch.setattr(generation, "MAX_CLASSIFIED", 12)
+    statistics = generation._collect_statistics(
+        process_state(), Classifier(), image_batches(data.train, 5), keep_images=True
+    )
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(statistics["images"], data.train.pixel_values[order[:12]])
+    assert torch.equal(statistics["labels"], data.train.labels[order])
+    assert len(statistics["features"]) == len(statistics["log_probs"]) == 40
 
 
 def test_a_model_without_latents(noise_only, data):

@@ -211,14 +211,9 @@ def evaluation_results(
     """Results for the metadata of a model card.
 
     Args:
-        task (`str`): task on the Hub.
-        dataset (`str`): name of the dataset for people.
+        task, dataset (`str`): task on the Hub, and name of the dataset for people.
         values (iterable of `tuple`): type of metric, name of metric (or None) and value of each result.
-        hub_dataset (`str`, *optional*): id of the dataset on the Hub.
-        split (`str`, *optional*): split of the dataset.
-
-    Returns:
-        `list[EvalResult]`: one for each value.
+        hub_dataset, split (`str`, *optional*): id of the dataset on the Hub, and split of the dataset.
     """
     about: dict[str, Any] = {"dataset_type": hub_dataset or task, "dataset_name": dataset, "dataset_split": split}
     return [

@@ -120,20 +120,20 @@ def evaluate_folder(
         if split is not None:
             limit = max_reference_images if name == reference else num_others
             batches = image_batches(split, batch_size, limit=limit, **draw)
-            real[name] = collect_statistics(state, extractor, batches, has_labels)
+            real[name] = _collect_statistics(state, extractor, batches, has_labels)
     indices = range(state.process_index, num_samples, state.num_processes)
     progress = progress and state.is_main_process
     generated, evaluations = {}, {}
     for sampler in parsed:
         with counted_evaluations(model.decoder) as counts:
             batches = generated_batches(pipe, sampler, indices, seed, batch_size, progress=progress)
-            generated[sampler.name] = collect_statistics(state, extractor, batches, has_labels)
+            generated[sampler.name] = _collect_statistics(state, extractor, batches, has_labels)
         evaluations[sampler.name] = _total(state, counts) / num_samples
     reconstruction = {}
     held_out = data.train if data.validation is None else data.validation
     for sampler in both_ways:
         batches = image_batches(held_out, batch_size, limit=num_reconstructions, **draw)
-        reconstruction[sampler.name] = measure_reconstruction(state, pipe, sampler, batches, seed)
+        reconstruction[sampler.name] = _measure_reconstruction(state, pipe, sampler, batches, seed)
     if not state.is_main_process:
         return None
 
@@ -174,22 +174,13 @@ def _check_data(model: LZNModel, data: ImageData) -> None:
         )
 
 
-# Samples and their statistics ----------------------------------------------------------------------------------------
-
-
-def collect_statistics(
+def _collect_statistics(
     state: PartialState, extractor: FeatureExtractor, batches: Iterable[dict[str, Tensor]], keep_images: bool
 ) -> dict[str, Tensor]:
     """The statistics that the metrics need, from all processes and in the order of the images.
 
-    Args:
-        state (`PartialState`): the processes.
-        extractor ([`FeatureExtractor`]): computes `features`, and `spatial_features` and `log_probs` if it can.
-        batches (iterable of `dict`): this process's `uint8` images: every num_processes-th of all.
-        keep_images (`bool`): whether to keep `labels`, and as `images` the first `MAX_CLASSIFIED` of the `uint8` images.
-
-    Returns:
-        `dict[str, Tensor]`: one row per image under each of these names.
+    `batches` are this process's `uint8` images, every num_processes-th of all. `keep_images` keeps `labels`, and as `images`
+    the first `MAX_CLASSIFIED` of them.
     """
     parts: dict[str, list[Tensor]] = {}
     kept = 0
@@ -217,9 +208,6 @@ def _total(state: PartialState, counts: list[int]) -> int:
     return int(gather_rows(state, torch.tensor([sum(counts)])).sum())
 
 
-# Numbers -------------------------------------------------------------------------------------------------------------
-
-
 def _distances(statistics: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, float]:
     """All metrics of some images against those of the reference."""
     features = reference["features"], statistics["features"]
@@ -244,21 +232,10 @@ def _consistency(statistics: dict[str, Tensor], train: dict[str, Tensor], num_la
     return class_consistency(*sides[0], *sides[1])
 
 
-def measure_reconstruction(
+def _measure_reconstruction(
     state: PartialState, pipe: LZNPipeline, sampler: Sampler, batches: Iterable[dict[str, Tensor]], seed: int
 ) -> dict[str, float]:
-    """Error of images that go to noise (and latents) and back by the same solver, clipped to [-1, 1].
-
-    Args:
-        state (`PartialState`): the processes.
-        pipe ([`LZNPipeline`]): reconstructs.
-        sampler ([`Sampler`]): one that integrates in both directions.
-        batches (iterable of `dict`): this process's `uint8` images: every num_processes-th of all.
-        seed (`int`): decides where in its zone each image is placed.
-
-    Returns:
-        `dict[str, float]`: see [`evaluate_folder`].
-    """
+    """Error of images that go to noise (and latents) and back by the same solver, clipped to [-1, 1]."""
     originals, reconstructions, done = [], [], 0
     with counted_evaluations(pipe.model.decoder) as counts:
         for batch in batches:
@@ -283,9 +260,6 @@ def measure_reconstruction(
         "psnr": psnr(*pairs),
         "images": len(pairs[0]),
     }
-
-
-# Reports -------------------------------------------------------------------------------------------------------------
 
 
 def results_table(results: Mapping[str, Any]) -> str:
@@ -329,9 +303,7 @@ def update_model_card(
 
 
 __all__ = [
-    "collect_statistics",
     "evaluate_folder",
-    "measure_reconstruction",
     "results_table",
     "update_model_card",
 ]

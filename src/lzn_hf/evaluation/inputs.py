@@ -36,7 +36,11 @@ def check_features(min_samples: int, **features: Tensor) -> None:
 
 
 def check_labels(name: str, labels: Tensor, count: int) -> None:
-    """Raises a ValueError unless labels are whole numbers `(count,)` of at least 0."""
+    """Raises a ValueError unless labels are whole numbers `(count,)` of at least 0.
+
+    Args:
+        name, labels, count: name of the argument, its value and the number of labels that it must have.
+    """
     if labels.shape != (count,) or labels.is_floating_point():
         raise ValueError(
             f"`{name}` must be whole numbers of shape ({count},), got {labels.dtype} of shape {tuple(labels.shape)}."

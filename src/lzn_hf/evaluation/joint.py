@@ -20,9 +20,6 @@ from .metrics import frechet_distance
 CHUNK = 1024  # rows of a distance matrix at once
 
 
-# Classification ------------------------------------------------------------------------------------------------------
-
-
 def predict_log_probs(
     model: LZNModel | LZNForImageClassification, pixel_values: Tensor, *, batch_size: int = 256, progress: bool = False
 ) -> Tensor:
@@ -68,9 +65,6 @@ def accuracy(log_probs: Tensor, labels: Tensor, top_k: int = 1) -> float:
     if not 1 <= top_k <= log_probs.shape[1]:
         raise ValueError(f"`top_k` must be in 1..{log_probs.shape[1]}, got {top_k}.")
     return (log_probs.topk(top_k).indices == labels.to(log_probs.device)[:, None]).any(1).double().mean().item()
-
-
-# Generated images ----------------------------------------------------------------------------------------------------
 
 
 def pixel_frechet_distance(images_a: Tensor, images_b: Tensor) -> float:
@@ -179,9 +173,6 @@ def novelty(images: Tensor, train_images: Tensor, held_out_images: Tensor) -> fl
     if medians[1] == 0:
         raise ValueError("`held_out_images` must not be training images, but more than half of them are.")
     return medians[0] / medians[1]
-
-
-# Latents ---------------------------------------------------------------------------------------------------------
 
 
 def joint_latents(

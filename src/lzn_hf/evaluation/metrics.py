@@ -28,9 +28,6 @@ BLOCK = 2048  # rows and columns of a block of a matrix over pairs of samples
 ROWS = 8192  # rows in one step of the QR decomposition
 
 
-# Distances of distributions ------------------------------------------------------------------------------------------
-
-
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     """Fréchet distance of two sets of features as Gaussians: |mu_a - mu_b|² + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
 
@@ -143,9 +140,6 @@ def inception_score(log_probs: Tensor) -> float:
     return max(1.0, math.exp(divergence))  # rounding can leave 1 - 1e-16
 
 
-# Reconstructions -----------------------------------------------------------------------------------------------------
-
-
 def reconstruction_error(images: Tensor, reconstructions: Tensor) -> float:
     """Mean squared error per pixel and channel of images in [-1, 1]; 0.0001 is about one grey level of 256.
 
@@ -190,9 +184,6 @@ def psnr(images: Tensor, reconstructions: Tensor) -> float:
     """
     error = reconstruction_error(images, reconstructions)
     return 10 * math.log10(4 / error) if error else math.inf
-
-
-# Parts of the above --------------------------------------------------------------------------------------------------
 
 
 def _float64_pair(min_samples: int, **features: Tensor) -> tuple[Tensor, Tensor]:

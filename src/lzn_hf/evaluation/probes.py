@@ -33,9 +33,6 @@ WEIGHT_DECAYS = (0.1, 1.0, 10.0, 100.0, 1000.0)
 MAX_ITERATIONS = 5000  # of the L-BFGS of a linear probe; usual features need less than 100
 
 
-# Features ------------------------------------------------------------------------------------------------------------
-
-
 def collect_features(
     model: LZNModel, batches: Iterable[dict[str, Tensor]], kind: str = "embeddings", *, progress: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -110,9 +107,6 @@ def require_encoder(model: LZNModel) -> nn.Module:
     if model.encoder is None:
         raise ValueError("`model` has no image encoder (config.encoder_type is None), so images have no features.")
     return model.encoder
-
-
-# Linear probe --------------------------------------------------------------------------------------------------------
 
 
 def linear_probe(
@@ -202,9 +196,6 @@ def _fit_regression(x: np.ndarray, y: np.ndarray, weight_decay: float, tolerance
                 f"the logistic regression did not converge in {MAX_ITERATIONS} iterations: use a larger weight decay than "
                 f"{weight_decay:g}."
             ) from warning
-
-
-# Nearest neighbours --------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

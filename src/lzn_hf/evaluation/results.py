@@ -15,11 +15,21 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table with aligned columns: the first on the left, the others on the right."""
-    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
-    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
-    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells]
-    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    """A Markdown table with aligned columns: numbers on the right, text on the left."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    columns = list(zip(header, *cells, strict=True))
+    widths = [max(3, *map(len, column)) for column in columns]
+    right = [all(cell[:1] in "-0123456789" for cell in column[1:]) for column in columns]
+    lines = [
+        [
+            cell.rjust(width) if on_right else cell.ljust(width)
+            for cell, width, on_right in zip(row, widths, right, strict=True)
+        ]
+        for row in [list(header), *cells]
+    ]
+    lines.insert(
+        1, ["-" * (width - 1) + (":" if on_right else "-") for width, on_right in zip(widths, right, strict=True)]
+    )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

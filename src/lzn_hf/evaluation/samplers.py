@@ -75,7 +75,11 @@ def sample_generator(seed: int, index: int) -> torch.Generator:
 
 
 def sample_label(seed: int, index: int, num_labels: int) -> int:
-    """The label of one sample. A draw: exactly equal counts would be closer to the data than real images are."""
+    """The label of one sample. A draw: exactly equal counts would be closer to the data than real images are.
+
+    Args:
+        seed, index, num_labels (`int`): the seed, the number of the sample and the number of labels.
+    """
     return _random_numbers(seed, index)[1] % num_labels
 
 

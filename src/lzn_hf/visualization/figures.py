@@ -25,7 +25,11 @@ PALETTE = (
 
 
 def new_figure(width: float, height: float, dpi: int = 100) -> Figure:
-    """An empty white figure, of a size in inches."""
+    """An empty white figure.
+
+    Args:
+        width, height, dpi: its size in inches, and pixels per inch.
+    """
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=dpi, facecolor="white")
@@ -95,7 +99,11 @@ def check_rows(name: str, rows: Tensor) -> None:
 
 
 def check_labels(labels: Tensor, count: int, label_names: Sequence[str]) -> None:
-    """Raises a ValueError unless there is one label id for each of `count` rows, each with a name."""
+    """Raises a ValueError unless there is one label id with a name for each row.
+
+    Args:
+        labels, count, label_names: the label ids, the number of rows and the names.
+    """
     if labels.shape != (count,) or labels.is_floating_point():
         raise ValueError(
             f"`labels` must be whole numbers of shape ({count},), got {labels.dtype} of shape {tuple(labels.shape)}."

@@ -205,16 +205,11 @@ def _background(wheel: ZoneWheel, colours: np.ndarray, size: int = 400) -> np.nd
     nearest = wheel.prior_zones[
         cKDTree(wheel.prior_points).query(pixels[inside], k=min(NEIGHBOURS, len(wheel.prior_zones)))[1]
     ]
-    nearest = np.sort(nearest.reshape(inside.sum(), -1), axis=1)
-    # In sorted votes, the length of the run that ends at each vote; the longest run is the majority.
-    run = np.ones(nearest.shape, dtype=int)
-    for column in range(1, nearest.shape[1]):
-        run[:, column] += run[:, column - 1] * (nearest[:, column] == nearest[:, column - 1])
-    rows = np.arange(len(nearest))
-    best = run.argmax(1)
-    strength = 0.5 * (run[rows, best] / nearest.shape[1])[:, None]
+    nearest = nearest.reshape(inside.sum(), -1)
+    votes = np.stack([(nearest == zone).sum(1) for zone in range(len(colours))], axis=1)
+    strength = 0.5 * votes.max(1, keepdims=True) / nearest.shape[1]
     image = np.ones((size * size, 3))
-    image[inside] = strength * colours[nearest[rows, best]] + (1 - strength)
+    image[inside] = strength * colours[votes.argmax(1)] + (1 - strength)
     return image.reshape(size, size, 3)
 
 
