@@ -56,7 +56,7 @@ class LZNConfig(PreTrainedConfig):
         alignment_num_steps (`int`, *optional*, defaults to 20): its evaluations. Published: 100.
         alignment_end (`float`, *optional*, defaults to 1.0): time at which the trace of the loss ends, in (0, 1]. 1 (published) is all the way,
             where the scale of anchors has no effect on an exact solver; less lets them repel each other until they are told apart by then.
-        step_cutoff (`float`, *optional*, defaults to 0.2): share of early alignment steps that the loss leaves out.
+        step_cutoff (`float`, *optional*, defaults to 0.2): fraction of early alignment steps that the loss leaves out.
         alignment_reduction (`str`, *optional*, defaults to `"prob"`): `"prob"`, `"log_prob"` or `"mean_log_prob"`, see
             [`latent_zones.alignment_loss`].
         alignment_symmetric (`bool`, *optional*, defaults to `False`): whether second views are aligned with the first, too.

@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""What the loss of a model needs from the other processes. One process is the same as none initialised."""
+"""Collectives of the training loss. Without an initialised process group they act as in a single process."""
 
 from __future__ import annotations
 
@@ -27,19 +27,18 @@ class _AllGather(torch.autograd.Function):
 def gather_with_gradient(x: Tensor) -> Tensor:
     """Rows `(B, ...)` of all processes in rank order, `(world_size B, ...)`; every process must have the same B.
 
-    With the mean over processes that DistributedDataParallel takes of the gradients, k processes get the gradient of one process
-    on the joined batch.
+    DistributedDataParallel averages gradients over processes: k processes then have the gradient of one process on the joined batch.
     """
     return _AllGather.apply(x) if dist.is_available() and dist.is_initialized() else x
 
 
 def process_index() -> int:
-    """Where the rows of this process stand among those that [`gather_with_gradient`] gives."""
+    """The rank of this process: its rows follow those of all lower ranks in [`gather_with_gradient`]."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def log_label_frequencies(labels: Tensor, num_labels: int) -> Tensor:
-    """Log of the share of each label in the global batch, `(num_labels,)`; minus infinity for labels that are absent."""
+    """Log-frequencies of the labels in the global batch, `(num_labels,)`; minus infinity for absent labels."""
     counts = torch.nn.functional.one_hot(labels, num_labels).sum(0).float()
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(counts)

@@ -25,12 +25,12 @@ DPM_EPS = 1e-3
 NEIGHBOUR_UNSEEN = 9.0
 NEIGHBOUR_RESOLVED = 8.0
 TURNING = 4.0
-# Anchors closer than this share of the median distance are one anchor as far as the grid is concerned. Their zones together
-# keep the right mass and shape; resolving them apart would waste the grid on a single direction of the latent.
+# Grids take anchors closer than this fraction of the median distance for one anchor. Their zones together keep the right mass and
+# shape; resolving them would waste the grid on a single direction of the latent.
 MERGE_DISTANCE = 1e-3
-# What the grid of a row looks at: anchors in sight at s have the weight `exp(-(s d)^2 / SIGHT)`; distances of anchors are taken in classes
-# of half an octave from 2^-10 to 4 times the typical one; the density of points is taken at that many s, and is nowhere less than
-# that share of the nearest distance.
+# The grid of a row: an anchor at distance d has the weight `exp(-(s d)^2 / SIGHT)` at s. Distances are binned in half octaves from 2^-10
+# to 4 times the typical one. The density of points is evaluated at MESH_POINTS values of s, and is at least LEAST_DENSITY times the
+# nearest distance.
 SIGHT = 16.0
 CLASS_OCTAVES = (-10, 2)
 MESH_POINTS = 24
@@ -119,8 +119,8 @@ def adams_encode_schedule(
     p = torch.softmax(log_mass[:, None] - sd.square() / SIGHT, dim=-1)
     density = (p * d[:, None].square() / (1 + (sd / TURNING).square())).sum(-1).sqrt()
     density = density + LEAST_DENSITY * nearest  # where nothing is in sight, and for a pool of one
-    share = torch.arange(num_steps, -1, -1, dtype=mesh.dtype, device=mesh.device) / num_steps
-    s = _equidistributed(mesh, density * slope, share, s_hi, typical)
+    quantiles = torch.arange(num_steps, -1, -1, dtype=mesh.dtype, device=mesh.device) / num_steps
+    s = _equidistributed(mesh, density * slope, quantiles, s_hi, typical)
     return Schedule(s, _adams_weights(s))
 
 
@@ -133,8 +133,8 @@ def adams_decode_schedule(s_hi: Tensor, typical: Tensor, num_steps: int) -> Sche
     mesh = torch.linspace(0, 1, MESH_POINTS, dtype=typical.dtype, device=typical.device)
     s, _ = _sinh_mesh(mesh, s_hi, typical)
     density = 1 + START * torch.exp(-s * typical / TURNING)
-    share = torch.linspace(0, 1, num_steps, dtype=mesh.dtype, device=mesh.device)
-    s = _equidistributed(mesh, density, share, s_hi, typical)
+    quantiles = torch.linspace(0, 1, num_steps, dtype=mesh.dtype, device=mesh.device)
+    s = _equidistributed(mesh, density, quantiles, s_hi, typical)
     s = torch.cat([s, s[-1:]])  # the end point is the last expected anchor: nothing to step to
     return Schedule(s, _adams_weights(s))
 
@@ -178,13 +178,13 @@ def _sinh_mesh(x: Tensor, s_hi: Tensor, typical: Tensor) -> tuple[Tensor, Tensor
     return c * torch.sinh(x * rate), c * rate * torch.cosh(x * rate)
 
 
-def _equidistributed(mesh: Tensor, density: Tensor, share: Tensor, s_hi: Tensor, typical: Tensor) -> Tensor:
-    """The s that leave a share of all points below, by the density of points (R, M) over the mesh (M,): (S,) -> (S, R, 1)."""
+def _equidistributed(mesh: Tensor, density: Tensor, quantiles: Tensor, s_hi: Tensor, typical: Tensor) -> Tensor:
+    """Quantiles (S,) of the distribution of s with a density (R, M) over the mesh (M,): (S, R, 1)."""
     count = F.pad(((density[:, 1:] + density[:, :-1]) / 2).cumsum(-1), (1, 0))
     count = count / count[:, -1:]
-    right = (count[:, None] <= share[:, None]).sum(-1).clamp(1, len(mesh) - 1)  # (R, S)
+    right = (count[:, None] <= quantiles[:, None]).sum(-1).clamp(1, len(mesh) - 1)  # (R, S)
     below, above = count.gather(1, right - 1), count.gather(1, right)
-    x = mesh[right - 1] + (share - below) / (above - below) * (mesh[1] - mesh[0])
+    x = mesh[right - 1] + (quantiles - below) / (above - below) * (mesh[1] - mesh[0])
     return _sinh_mesh(x, s_hi, typical)[0].T[:, :, None]
 
 

@@ -14,11 +14,11 @@ which is the form computed here: the distances do not depend on `s`, they are ta
 anchors almost coincide. One evaluation of (2) is one attention over the pool, so no tensor of size B x N x D is ever made.
 
 Conventions: `t = 0` (`s = 0`) is noise, `t = 1` (`s` infinite) is the anchor. B rows, N anchors in the pool, D latent
-dimensions, S evaluations of the expected anchor. Everything is computed in float64 (float32 on devices that lack it), whatever
-autocast says: late in the flow logits are small differences of products of size s |u| |a|, which float32 would round by up to 1e-3
-where anchors almost coincide. Results are float32, or float64 when an input is; so are the matrix products of the default
-solver's backward, which look at the pool from its middle and lose nothing that a float32 gradient could hold. All functions are pure and differentiable in
-anchors, latents, noise and pool.
+dimensions, S evaluations of the expected anchor. All functions are pure and differentiable in anchors, latents, noise and pool.
+
+Precision: everything is computed in float64 (float32 on devices that lack it), whatever autocast says. Late in the flow logits are
+small differences of products of size s |u| |a|, which float32 would round by up to 1e-3 where anchors almost coincide. Results are
+float32, or float64 if an input is. The matrix products of the default solver's backward have the precision of the results.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def alignment_loss(log_probs: Tensor, step_cutoff: float = 0.2, reduction: str =
 
     Args:
         log_probs (`Tensor` of shape `(S, B)`): log-probabilities of the targets from [`trace_assignments`].
-        step_cutoff (`float`, defaults to 0.2): share of the steps to leave out, in [0, 1).
+        step_cutoff (`float`, defaults to 0.2): fraction of the steps to leave out, in [0, 1).
         reduction (`"prob"`, `"log_prob"` or `"mean_log_prob"`): see above.
 
     Returns:

@@ -19,22 +19,29 @@ SKIP_SCALE = 1 / math.sqrt(2)  # a sum of two unit-variance branches has unit va
 TINY_INIT_SCALE = 1e-10  # variance scale of layers that should start at zero: their gradients stay alive
 
 
+def check_at_least(minimum: int, **arguments: int) -> None:
+    """Raises a ValueError about the first argument below the minimum."""
+    for name, value in arguments.items():
+        if value < minimum:
+            raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+
+
 def check_fir_kernel(name: str, kernel: Sequence[float]) -> None:
-    """Raise a ValueError about the argument `name` unless `kernel` can be normalised and resamples symmetrically."""
+    """Raises a ValueError about the argument `name` unless `kernel` can be normalised and resamples symmetrically."""
     if len(kernel) % 2 != 0 or sum(kernel) == 0:
         raise ValueError(f"`{name}` must be an even number of taps whose sum is not 0, got {kernel}.")
 
 
 def _fir_weight(x: torch.Tensor, taps: Sequence[float], gain: float) -> torch.Tensor:
     """Depthwise filter `(C, 1, K, K)` for `x` `(B, C, H, W)`: outer(k, k), k = `gain` * taps / sum(taps)."""
-    # Made in the call: a buffer would be saved in checkpoints, or lost on the meta device. The copy of the few numbers
-    # does not wait for the device, and a compiler writes a short 1-D constant into the code.
+    # Not a buffer: it would be saved in checkpoints, or lost on the meta device. The copy of these few numbers does not wait for
+    # the device, and a compiler inlines a short 1-D constant.
     line = torch.tensor([gain * tap / sum(taps) for tap in taps], dtype=x.dtype).to(x.device, non_blocking=True)
     return (line[:, None] * line).expand(x.shape[1], 1, -1, -1)
 
 
 def fir_downsample(x: torch.Tensor, kernel: Sequence[float]) -> torch.Tensor:
-    """Filter each channel and keep every second pixel: `(B, C, H, W)` -> `(B, C, H / 2, W / 2)`.
+    """Filters each channel and keeps every second pixel: `(B, C, H, W)` -> `(B, C, H / 2, W / 2)`.
 
     y[n] = sum_m k[m] x[2 n + K / 2 - m] along each axis, with k = kernel / sum(kernel), K taps, and x = 0 outside.
     """
@@ -44,10 +51,10 @@ def fir_downsample(x: torch.Tensor, kernel: Sequence[float]) -> torch.Tensor:
 
 
 def fir_upsample(x: torch.Tensor, kernel: Sequence[float]) -> torch.Tensor:
-    """Put a zero behind every pixel and filter each channel: `(B, C, H, W)` -> `(B, C, 2 H, 2 W)`.
+    """Puts a zero behind every pixel and filters each channel: `(B, C, H, W)` -> `(B, C, 2 H, 2 W)`.
 
     y[n] = 2 sum_i k[n + K / 2 - 1 - 2 i] x[i] along each axis, with k = kernel / sum(kernel) and K taps. The gain of 2
-    makes up for the zeros, which the transposed convolution never stores.
+    compensates the zeros, which the transposed convolution never stores.
     """
     check_fir_kernel("kernel", kernel)
     weight = _fir_weight(x, kernel, gain=2)
@@ -79,70 +86,12 @@ def timestep_embedding(timesteps: torch.Tensor, dim: int) -> torch.Tensor:
     return F.pad(embedding, (0, dim - 2 * half))
 
 
-def _silu_of_group_norm(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, num_groups: int, eps: float, inplace: bool = False
-) -> torch.Tensor:
-    return F.silu(F.group_norm(x, num_groups, weight, bias, eps), inplace=inplace)
-
-
-class _GroupNormSiLUFunction(torch.autograd.Function):
-    """silu(group_norm(x)) in one buffer, of which the backward pass keeps x alone and computes the norm once more."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, num_groups: int, eps: float
-    ) -> torch.Tensor:
-        return _silu_of_group_norm(x, weight, bias, num_groups, eps, inplace=True)
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: torch.Tensor) -> None:
-        ctx.save_for_backward(*inputs[:3])
-        ctx.save_for_forward(*inputs[:3])
-        ctx.options = inputs[3:]
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, bias = ctx.saved_tensors
-        num_groups, eps = ctx.options
-        if torch.is_grad_enabled():  # gradients of gradients: by operations that have them
-            _, pull_back = torch.func.vjp(
-                lambda *tensors: _silu_of_group_norm(*tensors, *ctx.options), x, weight, bias
-            )
-            return *pull_back(gradient), None, None
-        sizes = (len(x), x.shape[1], x.shape[2:].numel(), num_groups)
-        normalised, mean, rstd = torch.native_group_norm(x, weight, bias, *sizes, eps)
-        torch.ops.aten.silu_backward.grad_input(gradient, normalised, grad_input=normalised)  # element by element
-        gradients = torch.ops.aten.native_group_norm_backward(
-            normalised, x, mean, rstd, weight, *sizes, ctx.needs_input_grad[:3]
-        )
-        return *gradients, None, None
-
-    @staticmethod
-    def jvp(ctx, *tangents: torch.Tensor | None) -> torch.Tensor:
-        primals = ctx.saved_tensors
-        directions = tuple(torch.zeros_like(p) if d is None else d for p, d in zip(primals, tangents, strict=True))
-        _, pull_back = torch.func.vjp(lambda *tensors: _silu_of_group_norm(*tensors, *ctx.options), *primals)
-        # the pull-back is linear in the gradient: its own pull-back is the push-forward
-        return torch.func.vjp(pull_back, torch.zeros_like(primals[0]))[1](directions)[0]
-
-
 class GroupNormSiLU(nn.GroupNorm):
-    """silu(group_norm(x)): the values and gradients of the two, on CPUs with half of their memory.
-
-    Fresh memory costs a CPU as much as the arithmetic: the activation overwrites the norm, which the backward pass
-    computes again. Other devices compute the two, and compilers see them and fuse.
-    """
+    """silu(group_norm(x)), in one buffer where no gradients are needed: fresh memory costs a CPU as much as the arithmetic."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, C, H, W)` -> `(B, C, H, W)`."""
-        is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if x.device.type != "cpu" or is_traced:
-            return F.silu(super().forward(x))
-        if not (x.is_contiguous() or x.movedim(1, -1).is_contiguous()):
-            x = x.contiguous()
-        return _GroupNormSiLUFunction.apply(x, self.weight, self.bias, self.num_groups, self.eps)
+        return F.silu(super().forward(x), inplace=not torch.is_grad_enabled())
 
 
 def group_norm(channels: int, activation: bool = False) -> nn.GroupNorm:
@@ -157,10 +106,10 @@ def group_norm(channels: int, activation: bool = False) -> nn.GroupNorm:
     return (GroupNormSiLU if activation else nn.GroupNorm)(groups, channels, eps=1e-6)
 
 
-# Each layer that holds parameters has a `reset_parameters()` of its own, and blocks have none: transformers initialises
-# what a checkpoint lacks module by module, and skips a module without parameters of its own. It calls `nn.init.*`,
-# looked up when called, on whole parameters and never on views of them: those are what transformers guards, so that
-# loaded weights are not initialised over. (`nn.GroupNorm` and `nn.Linear` of PyTorch do the same.)
+# Every layer with parameters has its own `reset_parameters()`, and blocks have none: transformers initialises the parameters that a
+# checkpoint lacks module by module, and skips modules without parameters of their own. `reset_parameters()` calls functions of `nn.init`,
+# through the module `nn.init`, on whole parameters and never on views: transformers guards those calls, so that loaded weights are not
+# overwritten. (`nn.GroupNorm` and `nn.Linear` of PyTorch do the same.)
 def _scale_variance(layer: nn.Conv2d | nn.Linear, init_scale: float) -> None:
     """Draws weights from a uniform distribution of variance `init_scale` / mean(fan_in, fan_out), and sets biases to 0."""
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(init_scale))
@@ -237,7 +186,7 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.skip_rescale = skip_rescale
         self.norm = group_norm(channels)
-        # 0.1 for each of the three projections, whose fans are C and C; the stack's are C and 3 C, twice on average
+        # 0.1 for each of the three projections, of fans C and C. The stack has fans C and 3 C, on average twice as many.
         self.qkv = ScaledLinear(channels, 3 * channels, init_scale=0.1 * 2)
         self.out = ScaledLinear(channels, channels, init_scale=TINY_INIT_SCALE)
 
@@ -252,18 +201,19 @@ class AttentionBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """BigGAN residual block, optionally resampling, conditioned, fed with a skip connection, or followed by attention.
+    """BigGAN residual block, optionally with resampling, conditioning, a skip connection as second input, or attention behind it.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        skip_channels: channels of a second input, joined behind the first along the channels. 0: there is none.
-        embedding_dim: width of the conditioning vector. 0: the block is not conditioned.
-        dropout: dropout probability in front of the second convolution.
-        resample: `"up"` (doubles height and width), `"down"` (halves them) or `None`.
-        fir_kernel: 1-D taps that filter what is resampled. `None`: nearest neighbour up, 2x2 mean down.
-        skip_rescale: whether sums with a skip connection are divided by sqrt(2), also in the attention.
-        attention: whether an [`AttentionBlock`] follows.
+        in_channels (`int`): channels of the input.
+        out_channels (`int`): channels of the output.
+        skip_channels (`int`, *optional*, defaults to 0): channels of a second input, concatenated to the first; 0 for none.
+        embedding_dim (`int`, *optional*, defaults to 0): width of the conditioning vector; 0 for none.
+        dropout (`float`, *optional*, defaults to 0.0): dropout probability before the second convolution.
+        resample (`str`, *optional*): `"up"` (doubles height and width) or `"down"` (halves them).
+        fir_kernel (`Sequence[float]`, *optional*): taps of the resampling filter; default: nearest neighbour up, 2x2 mean down.
+        skip_rescale (`bool`, *optional*, defaults to `True`): whether sums with a skip connection are divided by sqrt(2), also in the
+            attention.
+        attention (`bool`, *optional*, defaults to `False`): whether an [`AttentionBlock`] follows.
     """
 
     def __init__(
@@ -304,12 +254,12 @@ class ResidualBlock(nn.Module):
     def forward(
         self, hidden: torch.Tensor, embedding: torch.Tensor | None = None, skip: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """`(B, in_channels, H, W)` -> `(B, out_channels, H', W')`, H' and W' being doubled, halved or unchanged.
+        """`(B, in_channels, H, W)` -> `(B, out_channels, H', W')`, with height and width doubled, halved or unchanged.
 
         Args:
-            hidden: `(B, in_channels, H, W)`.
-            embedding: `(B, embedding_dim)`, already activated; for a conditioned block and no other.
-            skip: `(B, skip_channels, H, W)`; for a block with a skip connection and no other.
+            hidden (`Tensor` of shape `(B, in_channels, H, W)`): the input.
+            embedding (`Tensor` of shape `(B, embedding_dim)`, *optional*): the activated condition, for conditioned blocks only.
+            skip (`Tensor` of shape `(B, skip_channels, H, W)`, *optional*): the second input, for blocks with one only.
         """
         if skip is not None:  # joined here and not by the caller: gradient checkpointing keeps no joined copy
             hidden = torch.cat([hidden, skip], dim=1)
@@ -325,9 +275,9 @@ class ResidualBlock(nn.Module):
 
 
 class InputSkip(nn.Module):
-    """Joins the downsampled image, `in_channels` wide, to a feature map of `channels` channels.
+    """Joins the downsampled image of `in_channels` channels to a feature map of `channels` channels.
 
-    `mode` is `"sum"` (the output has `channels` channels) or `"cat"` (twice as many, the image's in front).
+    The output has `channels` channels with `mode` `"sum"`, and twice as many with `"cat"`, those of the image first.
     """
 
     def __init__(self, in_channels: int, channels: int, mode: str) -> None:
@@ -342,7 +292,7 @@ class InputSkip(nn.Module):
 
 
 class OutputSkip(nn.Module):
-    """Adds the share of one resolution to the output, of which it upsamples what coarser resolutions have given."""
+    """Adds the output of one resolution to the upsampled output of the coarser ones."""
 
     def __init__(self, channels: int, out_channels: int, fir_kernel: Sequence[float] | None = None) -> None:
         super().__init__()
@@ -352,12 +302,12 @@ class OutputSkip(nn.Module):
 
     def forward(self, hidden: torch.Tensor, pyramid: torch.Tensor | None) -> torch.Tensor:
         """`(B, channels, H, W)`, `(B, out_channels, H / 2, W / 2)` or `None` -> `(B, out_channels, H, W)`."""
-        share = self.conv(self.norm(hidden))
-        return share if pyramid is None else upsample(pyramid, self.fir_kernel) + share
+        output = self.conv(self.norm(hidden))
+        return output if pyramid is None else upsample(pyramid, self.fir_kernel) + output
 
 
 class LatentTap(nn.Module):
-    """Reads an `in_channels` x `resolution` x `resolution` feature map and gives its additive share of the anchor.
+    """Maps a feature map of `in_channels` x `resolution` x `resolution` to its summand of the anchor.
 
     A 1x1 convolution leaves `channels` channels, which are flattened in C, H, W order and go through `num_layers`
     linear layers of hidden width `hidden_dim`. The linear layers keep PyTorch's own initialisation.
@@ -380,9 +330,9 @@ class LatentTap(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """Embeds latent, label (if `num_labels` > 0) and time together; `channels` are the decoder's base channels.
+    """Embeds latent, label (if `num_labels` > 0) and time together; `channels` is the decoder's `base_channels`.
 
-    Time is the step number 999 t. `time_embedding` `"sinusoidal"` gives `channels` sinusoids of it; `"fourier"` gives
+    Time is the step number 999 t. With `time_embedding` `"sinusoidal"` it is embedded by `channels` sinusoids, with `"fourier"` by
     `2 * channels` Fourier features of its logarithm, of frequencies with standard deviation `fourier_scale`.
     """
 
@@ -400,7 +350,7 @@ class ConditionEmbedding(nn.Module):
 
     def forward(self, steps: torch.Tensor, latents: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """`(B,)` in float32 at least, `(B, latent_dim)`, `(B,)` or `None` -> `(B, 4 * channels)`, activated."""
-        # latents come in float32 and time is embedded in float32; a half-precision network wants its own dtype
+        # Latents and embedded times are float32; a half-precision network needs its own dtype.
         dtype = self.linear1.weight.dtype
         parts = [latents.to(dtype)]
         if labels is not None:  # one-hot, in its final dtype at once

@@ -76,21 +76,7 @@ def place_anchors(
 def align_latents(
     config: LZNConfig, latents: Tensor, pool: Tensor, targets: Tensor, log_weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Computes the alignment loss of latents with their target anchors.
-
-    Args:
-        config ([`LZNConfig`]): `alignment_solver`, `alignment_num_steps`, `alignment_end`, `step_cutoff` and `alignment_reduction`.
-        latents (`Tensor` of shape `(B, D)`): the latents.
-        pool (`Tensor` of shape `(N, D)`): the anchors to align them with.
-        targets (`Tensor` of shape `(B,)`): int64 index of each latent's anchor in the pool.
-        log_weights (`Tensor` of shape `(N,)`, *optional*): log-weights of the pool.
-
-    Returns:
-        `tuple(Tensor, Tensor)`: the loss, and the log-probabilities `(S, B)` of the targets.
-
-    Raises:
-        ValueError: as [`latent_zones.trace_assignments`].
-    """
+    """Computes the alignment loss of latents (B, D) with their targets (B,) in a pool (N, D): the loss, and log-probabilities (S, B)."""
     _, log_probs = trace_assignments(
         latents,
         pool,
@@ -184,18 +170,10 @@ def view_losses(
 def label_losses(
     config: LZNConfig, latents: Tensor, label_anchors: Tensor, labels: Tensor, *, weighted: bool
 ) -> dict[str, Tensor]:
-    """Computes the alignment of latents of images with the anchors of their labels.
+    """Computes `alignment_loss` and `label_log_probs` of [`LZNOutput`] for latents (B, D) with labels (B,).
 
-    Args:
-        config ([`LZNConfig`]): the settings of the alignment.
-        latents (`Tensor` of shape `(B, D)`): the latents of the images.
-        label_anchors (`Tensor` of shape `(num_labels, D)`): the anchors of all labels.
-        labels (`Tensor` of shape `(B,)`): int64 labels of the images.
-        weighted (`bool`): whether the label anchors have the label frequencies of the global batch as weights. For training only: at
-            evaluation the frequencies would leak the labels of the batch into the prediction.
-
-    Returns:
-        `dict[str, Tensor]`: `alignment_loss` and `label_log_probs` `(S, B)`, as in [`LZNOutput`].
+    If `weighted`, the label anchors have the label frequencies of the global batch as weights. That is for training only: at
+    evaluation the frequencies would leak the labels of the batch into the prediction.
     """
     log_weights = log_label_frequencies(labels, len(label_anchors)) if weighted else None
     loss, log_probs = align_latents(config, latents, label_anchors, labels, log_weights)

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedCo
 from transformers.image_processing_backends import PilBackend
 from transformers.utils import ModelOutput
 
+from .layers_ncsnpp import check_at_least
 from .networks_resnet import NUM_GROUPS, ProjectionHead
 
 
@@ -157,9 +158,7 @@ class BackboneEncoder(nn.Module):
         self, *, backbone: dict[str, Any], image_size: int, in_channels: int, latent_dim: int, head_layers: int
     ) -> None:
         super().__init__()
-        for name, value in (("image_size", image_size), ("in_channels", in_channels), ("head_layers", head_layers)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        check_at_least(1, image_size=image_size, in_channels=in_channels, head_layers=head_layers)
         config = _make_config(backbone, image_size, in_channels)
         self.num_channels = getattr(config, "num_channels", in_channels)
         if in_channels not in (1, self.num_channels):

@@ -8,9 +8,9 @@ resolution (`input_skip`), sums the output over resolutions (`output_skip`), emb
 features and divides the output by time (`scale_by_sigma`). Each of these is an option of its own.
 (NCSN++: Song et al., arXiv 2011.13456. Latent taps of the encoder: arXiv 2509.15591.)
 
-Each network keeps its blocks in one `ModuleDict`, in running order, under names that say what they are:
-`down_32x32_block0`, `down_32x32_to_16x16`, `down_16x16_input_skip`, `middle_block0`, `up_4x4_block0`,
-`up_4x4_output_skip`, `up_4x4_to_8x8`. A tap of the encoder has the name of the layer that it reads.
+Each network keeps its blocks in one `ModuleDict` in execution order, under descriptive names: `down_32x32_block0`,
+`down_32x32_to_16x16`, `down_16x16_input_skip`, `middle_block0`, `up_4x4_block0`, `up_4x4_output_skip`, `up_4x4_to_8x8`. A tap of
+the encoder has the name of the layer that it reads.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from .layers_ncsnpp import (
     OutputSkip,
     ResidualBlock,
     ScaledConv2d,
+    check_at_least,
     check_fir_kernel,
     downsample,
     group_norm,
@@ -39,12 +40,6 @@ from .layers_ncsnpp import (
 
 TIME_SCALE = 999  # t in [0, 1] is embedded as the (continuous) step number 0..999
 FOURIER_MIN_TIME = 1e-3  # smallest t that the published networks with Fourier features, of log t, are trained on
-
-
-def _check_at_least(minimum: int, **arguments: int) -> None:
-    for name, value in arguments.items():
-        if value < minimum:
-            raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
 
 
 def _check_one_of(choices: Sequence[object], **arguments: object) -> None:
@@ -79,15 +74,15 @@ def _down_and_middle_blocks(
     input_skip: str | None,
     options: _BlockOptions,
 ) -> tuple[nn.ModuleDict, dict[str, tuple[int, int]]]:
-    """Check the arguments and build the half that encoder and decoder have in common, less the first convolution.
+    """Checks the arguments and builds the blocks on the way down and in the middle, which encoder and decoder have in common.
 
     Returns:
-        The blocks by name in running order, and `(channels, resolution)` of the feature maps that skip connections and
-        taps read, by the name of the block that gives them; the last is that of the middle.
+        `tuple`: the blocks by name in execution order; and `(channels, resolution)` of the feature maps that skip connections and taps
+        read, by the name of the block that outputs them, with that of the middle last.
     """
     if not channel_multipliers or min(channel_multipliers) < 1:
         raise ValueError(f"`channel_multipliers` must be one or more positive integers, got {channel_multipliers}.")
-    _check_at_least(1, image_size=image_size, base_channels=base_channels, num_res_blocks=num_res_blocks)
+    check_at_least(1, image_size=image_size, base_channels=base_channels, num_res_blocks=num_res_blocks)
     _check_one_of((None, "sum", "cat"), input_skip=input_skip)
     if not 0 <= options["dropout"] < 1:
         raise ValueError(f"`dropout` must be in [0, 1), got {options['dropout']}.")
@@ -133,30 +128,32 @@ def _run_block(network: nn.Module, block: nn.Module, *inputs: torch.Tensor | Non
 
 
 class NCSNppEncoder(nn.Module):
-    """Image encoder: a contracting NCSN++ trunk, whose feature maps are tapped for the anchor.
+    """Image encoder: an NCSN++ trunk on the way down, and taps that sum its feature maps up to the anchor.
 
-    Attribute `feature_dim` is the width of the features. Attribute `gradient_checkpointing`, set to `True`, makes
-    training keep less in memory and compute every block once more in the backward pass.
+    The attribute `feature_dim` is the width of the features. Setting the attribute `gradient_checkpointing` to `True` saves memory in
+    training: every block is computed again in the backward pass.
 
     Args:
-        image_size: height and width of the images; halved after each but the last entry of `channel_multipliers`.
-        in_channels: channels of the images.
-        latent_dim: width of the anchors.
-        base_channels: channels at multiplier 1.
-        channel_multipliers: multiplier of each resolution, fine to coarse.
-        num_res_blocks: residual blocks at each resolution.
-        attention_resolutions: resolutions whose blocks are followed by attention; may be empty.
-        dropout: dropout probability in the blocks, in [0, 1).
-        tap_channels, tap_hidden_dim, tap_layers: `channels`, `hidden_dim` and `num_layers` of each [`LatentTap`].
-        tap_resolutions: resolutions whose feature maps are tapped. `None`: all.
-        skip_rescale: whether the sums in the blocks are divided by sqrt(2).
-        fir_kernel: 1-D taps, even in number, of the filter for resampling, usually (1, 3, 3, 1). `None`: 2x2 mean down,
-            nearest neighbour up.
-        input_skip: how the downsampled image joins the features after each downsampling: `"sum"`, or `"cat"`, which
-            doubles the channels there; `None`: it does not.
+        image_size (`int`): height and width of the images; halved after each but the last entry of `channel_multipliers`.
+        in_channels (`int`): channels of the images.
+        latent_dim (`int`): width of the anchors.
+        base_channels (`int`): channels at multiplier 1.
+        channel_multipliers (`Sequence[int]`): multiplier of each resolution, fine to coarse.
+        num_res_blocks (`int`): residual blocks at each resolution.
+        attention_resolutions (`Sequence[int]`): resolutions with attention after every block; may be empty.
+        dropout (`float`): dropout probability in the blocks, in [0, 1).
+        tap_channels (`int`): `channels` of each [`LatentTap`].
+        tap_hidden_dim (`int`): `hidden_dim` of each tap.
+        tap_layers (`int`): `num_layers` of each tap.
+        tap_resolutions (`Sequence[int]`, *optional*): resolutions of the tapped feature maps, all by default.
+        skip_rescale (`bool`, *optional*, defaults to `True`): whether the sums in the blocks are divided by sqrt(2).
+        fir_kernel (`Sequence[float]`, *optional*): taps of the resampling filter, even in number, usually (1, 3, 3, 1). Default: 2x2
+            mean down, nearest neighbour up.
+        input_skip (`str`, *optional*): how the downsampled image joins the features after each downsampling: `"sum"`, or `"cat"`,
+            which doubles the channels there. Default: it does not.
 
     Raises:
-        ValueError: if an argument does not describe a network; names the argument.
+        ValueError: if an argument is out of its range, with the name of the argument.
     """
 
     def __init__(
@@ -179,8 +176,8 @@ class NCSNppEncoder(nn.Module):
         input_skip: str | None = None,
     ) -> None:
         super().__init__()
-        _check_at_least(1, in_channels=in_channels, latent_dim=latent_dim)
-        _check_at_least(1, tap_channels=tap_channels, tap_hidden_dim=tap_hidden_dim, tap_layers=tap_layers)
+        check_at_least(1, in_channels=in_channels, latent_dim=latent_dim)
+        check_at_least(1, tap_channels=tap_channels, tap_hidden_dim=tap_hidden_dim, tap_layers=tap_layers)
         blocks, shapes = _down_and_middle_blocks(
             image_size,
             in_channels,
@@ -208,11 +205,14 @@ class NCSNppEncoder(nn.Module):
         self.taps = nn.ModuleDict({name: LatentTap(*shape, *tap_options) for name, shape in tapped.items()})
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode `pixel_values` `(B, in_channels, image_size, image_size)` in [-1, 1], each image by itself.
+        """Encodes images, each by itself.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, in_channels, image_size, image_size)`): images in [-1, 1].
 
         Returns:
-            features `(B, feature_dim)`, the spatial mean of the trunk's output, and anchors `(B, latent_dim)`, the sum
-            of all taps, in float32 at least.
+            `tuple(Tensor, Tensor)`: features `(B, feature_dim)`, the spatial mean of the trunk's output, and anchors
+            `(B, latent_dim)`, the sum of all taps, in float32 at least.
         """
         pyramid, hidden = pixel_values, self.conv_in(pixel_values)
         # float32 plus half is float32: under autocast the many taps are still summed without rounding in between
@@ -233,21 +233,22 @@ class NCSNppEncoder(nn.Module):
 class NCSNppDecoder(nn.Module):
     """Velocity decoder: an NCSN++ U-Net conditioned on time, latent and (if it has labels) label.
 
-    A new decoder outputs nearly zero. `gradient_checkpointing` is as for [`NCSNppEncoder`].
+    A new decoder outputs nearly zero. `gradient_checkpointing` is as for [`NCSNppEncoder`], and so are the arguments that are not listed
+    here. On the way up each resolution has one block more, and attention after the last only.
 
     Args:
-        image_size, in_channels, base_channels, channel_multipliers, num_res_blocks, attention_resolutions, dropout,
-            skip_rescale, fir_kernel, input_skip: as for [`NCSNppEncoder`]; on the way up each resolution has a block
-            more and attention after the last only.
-        latent_dim: width of the latents; 0: the decoder takes empty ones.
-        num_labels: number of labels; 0: the decoder takes no labels.
-        output_skip: whether every resolution adds its share to the output, instead of the finest giving it all.
-        time_embedding: `"sinusoidal"`, sinusoids of time, or `"fourier"`, random Fourier features of its logarithm.
-        fourier_scale: standard deviation of the frequencies of these features.
-        scale_by_sigma: whether the output is divided by the step number 999 t; needs `time_embedding` `"fourier"`.
+        latent_dim (`int`): width of the latents; 0 for a decoder that takes empty ones.
+        num_labels (`int`): number of labels; 0 for a decoder that takes none.
+        output_skip (`bool`, *optional*, defaults to `False`): whether the output is a sum over all resolutions instead of the output of
+            the finest.
+        time_embedding (`str`, *optional*, defaults to `"sinusoidal"`): `"sinusoidal"`, sinusoids of time, or `"fourier"`, random Fourier
+            features of its logarithm.
+        fourier_scale (`float`, *optional*, defaults to 16.0): standard deviation of the frequencies of these features.
+        scale_by_sigma (`bool`, *optional*, defaults to `False`): whether the output is divided by the step number 999 t; needs
+            `time_embedding` `"fourier"`.
 
     Raises:
-        ValueError: if an argument does not describe a network; names the argument.
+        ValueError: if an argument is out of its range, with the name of the argument.
     """
 
     def __init__(
@@ -271,8 +272,8 @@ class NCSNppDecoder(nn.Module):
         scale_by_sigma: bool = False,
     ) -> None:
         super().__init__()
-        _check_at_least(1, in_channels=in_channels)
-        _check_at_least(0, latent_dim=latent_dim, num_labels=num_labels)
+        check_at_least(1, in_channels=in_channels)
+        check_at_least(0, latent_dim=latent_dim, num_labels=num_labels)
         _check_one_of(("sinusoidal", "fourier"), time_embedding=time_embedding)
         if not fourier_scale > 0:
             raise ValueError(f"`fourier_scale` must be positive, got {fourier_scale}.")
@@ -333,16 +334,16 @@ class NCSNppDecoder(nn.Module):
     def forward(
         self, sample: torch.Tensor, t: torch.Tensor, latents: torch.Tensor, labels: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Predict the velocity data - noise.
+        """Predicts the velocity data - noise.
 
         Args:
-            sample: `(B, in_channels, image_size, image_size)`, the point t * data + (1 - t) * noise.
-            t: `(B,)`, times from 0 (noise) to 1 (data); clamped to [0, 1], with Fourier features to [1e-3, 1].
-            latents: `(B, latent_dim)`.
-            labels: `(B,)` integers in [0, num_labels); `None` if and only if the decoder has no labels.
+            sample (`Tensor` of shape `(B, in_channels, image_size, image_size)`): the points t * data + (1 - t) * noise.
+            t (`Tensor` of shape `(B,)`): times from 0 (noise) to 1 (data); clamped to [0, 1], with Fourier features to [1e-3, 1].
+            latents (`Tensor` of shape `(B, latent_dim)`): the latents.
+            labels (`Tensor` of shape `(B,)`, *optional*): integers in [0, num_labels), if and only if the decoder has labels.
 
         Returns:
-            velocity `(B, in_channels, image_size, image_size)`.
+            `Tensor` of shape `(B, in_channels, image_size, image_size)`: the velocity.
 
         Raises:
             ValueError: if `labels` are missing, or given to a decoder without labels.

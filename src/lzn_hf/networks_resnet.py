@@ -2,9 +2,9 @@
 """GroupNorm ResNet with a projection head: the image encoder of representation learning.
 
 The bottleneck ResNet-50/101/152 (He et al., arXiv 1512.03385; the stride is in the 3x3 convolution) with every batch norm
-replaced by GroupNorm of 32 groups, so that an image is encoded without regard to its batch, under a projection head (Chen
-et al., arXiv 2002.05709) whose last layer is a GroupNorm, too: anchors have mean 0 and variance 1 in each of 32 groups
-before scale and shift. (As an encoder of a Latent Zoning Network: arXiv 2509.15591.)
+replaced by GroupNorm of 32 groups, so that the encoding of an image does not depend on its batch. A projection head (Chen et
+al., arXiv 2002.05709) follows. It ends in GroupNorm, too: anchors have mean 0 and variance 1 in each of 32 groups before scale
+and shift. (As an encoder of a Latent Zoning Network: arXiv 2509.15591.)
 
 Within a block, parameters are registered in the published order: the shortcut comes first.
 """
@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .layers_ncsnpp import check_at_least
 
-# The published networks by depth: bottlenecks of each stage. Multiply the widths for a wider network.
+
+# Number of bottlenecks of each stage of the published networks, by depth. Multiply the widths for a wider network.
 RESNET_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 RESNET_WIDTHS = (64, 128, 256, 512)
 
@@ -58,9 +60,9 @@ class Bottleneck(nn.Module):
     The shortcut is a 1x1 convolution with GroupNorm where the shape changes, else the identity.
 
     Args:
-        in_channels: channels of the input.
-        width: channels between the 1x1 convolutions.
-        stride: stride of the 3x3 convolution and of the shortcut.
+        in_channels (`int`): channels of the input.
+        width (`int`): channels between the 1x1 convolutions.
+        stride (`int`, *optional*, defaults to 1): stride of the 3x3 convolution and of the shortcut.
     """
 
     def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
@@ -91,8 +93,8 @@ class Bottleneck(nn.Module):
 class ProjectionHead(nn.ModuleDict):
     """`num_layers` linear layers without bias, each followed by GroupNorm, with ReLU between them.
 
-    All but the last keep the width of the input. The linear layers keep PyTorch's own initialisation. Take 128 `out_features` or more,
-    published are 256: with 64 the groups are pairs, which a GroupNorm makes 1 and -1 or the reverse.
+    All but the last keep the width of the input. The linear layers keep PyTorch's own initialisation. Use at least 128 `out_features`
+    (published: 256): with 64 the groups are pairs, which GroupNorm maps to 1 and -1 or the reverse.
     """
 
     def __init__(self, in_features: int, out_features: int, num_layers: int) -> None:
@@ -111,26 +113,28 @@ class ProjectionHead(nn.ModuleDict):
 
 
 class ResNetEncoder(nn.Module):
-    """Image encoder: a GroupNorm ResNet, whose spatial mean goes through a projection head to the anchor.
+    """Image encoder: a GroupNorm ResNet, and a projection head from its spatial mean to the anchor.
 
-    It takes images of any size. The last stage has 1/32 of it in the published networks, rounded up: where that is 1 x 1,
-    use a last width of 64 or more, because the 32 groups of 32 channels have then one element each, which GroupNorm makes 0.
+    It takes images of any size. In the published networks the last stage has 1/32 of the size, rounded up. Where that is 1 x 1, use a
+    last width of 64 or more: with 32, every group would have one element, which GroupNorm maps to 0.
 
-    Attribute `feature_dim` is the width of the features. Attribute `gradient_checkpointing`, set to `True`, makes
-    training keep less in memory and compute stem and blocks once more in the backward pass.
+    The attribute `feature_dim` is the width of the features. Setting the attribute `gradient_checkpointing` to `True` saves memory in
+    training: stem and blocks are computed again in the backward pass.
 
     Args:
-        in_channels: channels of the images.
-        latent_dim: width of the anchors; a multiple of 32, and more than that.
-        depths: bottlenecks of each stage; see `RESNET_DEPTHS`. The first block of all stages but the first halves height
-            and width.
-        widths: width of the bottlenecks of each stage, multiples of 32; see `RESNET_WIDTHS`. The stem has the first one's.
-        head_layers: linear layers of the projection head.
-        small_images: whether the stem is a 3x3 convolution that keeps the size, for images of about 32 pixels (He et al., section
-            4.2; Chen et al., section B.9), instead of a 7x7 convolution and a maximum that leave 1/4 of it.
+        in_channels (`int`): channels of the images.
+        latent_dim (`int`): width of the anchors; a multiple of 32, larger than 32.
+        depths (`Sequence[int]`): number of bottlenecks of each stage; see `RESNET_DEPTHS`. All stages but the first halve height and
+            width in their first block.
+        widths (`Sequence[int]`): width of the bottlenecks of each stage, multiples of 32; see `RESNET_WIDTHS`. The first is also that
+            of the stem.
+        head_layers (`int`): linear layers of the projection head.
+        small_images (`bool`, *optional*, defaults to `False`): whether the stem is a 3x3 convolution that keeps the size, for images of
+            about 32 pixels (He et al., section 4.2; Chen et al., section B.9), instead of a 7x7 convolution and a max pooling that leave
+            a quarter of it.
 
     Raises:
-        ValueError: if an argument does not describe a network; names the argument.
+        ValueError: if an argument is out of its range, with the name of the argument.
     """
 
     def __init__(
@@ -144,9 +148,7 @@ class ResNetEncoder(nn.Module):
         small_images: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (("in_channels", in_channels), ("head_layers", head_layers)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        check_at_least(1, in_channels=in_channels, head_layers=head_layers)
         if not depths or min(depths) < 1:
             raise ValueError(f"`depths` must be one or more positive integers, one a stage, got {depths}.")
         if len(widths) != len(depths):
@@ -188,11 +190,14 @@ class ResNetEncoder(nn.Module):
         return function(hidden)
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode `pixel_values` `(B, in_channels, H, W)` in [-1, 1], each image by itself.
+        """Encodes images, each by itself.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, in_channels, H, W)`): images in [-1, 1].
 
         Returns:
-            features `(B, feature_dim)`, the spatial mean of the last stage, and anchors `(B, latent_dim)` in float32 at
-            least.
+            `tuple(Tensor, Tensor)`: features `(B, feature_dim)`, the spatial mean of the last stage, and anchors `(B, latent_dim)`, in
+            float32 at least.
         """
         hidden = self._run(self._stem, pixel_values)
         for stage in self.stages:
