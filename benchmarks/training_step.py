@@ -23,6 +23,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -44,12 +45,15 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lzn_hf import modeling_lzn
-from lzn_hf.data.images import TensorImageDataset
+from lzn_hf.data.images import ImageData, TensorImageDataset
 from lzn_hf.latent_schedules import EULER_EPS
-from lzn_hf.training.arguments import parse_arguments
+from lzn_hf.training.arguments import learning_rates
+from lzn_hf.training.batches import make_train_loader
 from lzn_hf.training.loop import TrainingLoop
-from lzn_hf.training.models import build_model, model_parts
-from lzn_hf.training.steps import make_train_loader
+from lzn_hf.training.metrics import JSONLinesTracker
+from lzn_hf.training.models import build_model
+from lzn_hf.training.parsing import parse_arguments
+from lzn_hf.training.setup import TrainingSetup
 
 
 sys.path.insert(0, str(ROOT / "examples"))
@@ -122,8 +126,8 @@ class TrainingStep:
         size, channels = SHAPES[preset]
         command = ["--preset", preset, "--output_dir", "unused", "--mixed_precision", "no"]
         settings = parse_arguments(train_joint.ARGUMENTS, ROOT / "examples/presets/joint", command, description=None)
-        model_args, self.data_args, self.run, joint = settings
-        self.batch_size = args.batch or self.run.total_batch_size
+        model_args, self.data_args, run, joint = settings
+        self.batch_size = args.batch or run.total_batch_size
         self.device, self.plain = torch.device(args.device), form == "plain"
         dtype = {"no": torch.float32, "bf16": torch.bfloat16}[args.mixed_precision if form == "chosen" else "no"]
         self.autocast = lambda: torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
@@ -137,17 +141,18 @@ class TrainingStep:
         if form == "chosen" and args.compile:
             model.encoder.compile()
             model.decoder.compile()
-        rates = {name: getattr(joint, f"{name}_learning_rate") for name in model_parts(model)}
         configuration = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=args.seed)
         accelerator = Accelerator(cpu=self.device.type == "cpu", dataloader_config=configuration)
         shape = (4 * self.batch_size, channels, size, size)
         cache = TensorImageDataset(torch.randint(0, 256, shape, dtype=torch.uint8), torch.randint(0, 10, shape[:1]))
         loader = make_train_loader(cache, self.batch_size, 1)
-        self.loop = TrainingLoop(accelerator, model, loader, self.run, rates, self.compute_loss)
+        data, tracker = ImageData(cache, None, names, size, channels, preset), JSONLinesTracker(Path("unused"))
+        setup = TrainingSetup("benchmark", run, self.data_args, accelerator, tracker, data, model, loader)
+        self.loop = TrainingLoop(setup, learning_rates(joint), self.compute_loss)
 
     def compute_loss(self, model: torch.nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Any:
         with self.autocast():
-            return train_joint.joint_loss(model, model, batch, generator, self.data_args)
+            return train_joint.joint_loss(model, self.loop.setup.model, batch, generator, self.data_args)
 
     def __call__(self) -> None:
         with patch.object(modeling_lzn, "compute_latents", direct_latents) if self.plain else nullcontext():
@@ -192,7 +197,7 @@ def watched(loop: TrainingLoop, watch: Stopwatch) -> Iterator[None]:
                 batch = next(unwatched)
             yield batch
 
-    model, accelerator, unwatched = loop.plain, loop.accelerator, loop.batches
+    model, accelerator, unwatched = loop.setup.model, loop.accelerator, loop.batches
     encode, decode, run_backward = model.encoder.forward, model.decoder.forward, accelerator.backward
     steps = {
         (accelerator, "clip_grad_norm_"): "clipping",

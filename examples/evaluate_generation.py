@@ -50,7 +50,8 @@ from lzn_hf.evaluation.metrics import (
 from lzn_hf.evaluation.results import write_json
 from lzn_hf.sampling_lzn import default_scheduler
 from lzn_hf.training.arguments import DataArguments, require_at_least
-from lzn_hf.training.steps import check_num_processes, load_data
+from lzn_hf.training.batches import load_data
+from lzn_hf.training.processes import check_num_processes
 from lzn_hf.visualization.grids import PALETTE
 
 

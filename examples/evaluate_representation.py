@@ -35,7 +35,8 @@ from lzn_hf import LZNConfig
 from lzn_hf.evaluation.representation import evaluate_folder, results_table, update_model_card
 from lzn_hf.evaluation.results import write_json
 from lzn_hf.training.arguments import DataArguments, require_at_least
-from lzn_hf.training.steps import check_num_processes, load_data
+from lzn_hf.training.batches import load_data
+from lzn_hf.training.processes import check_num_processes
 
 
 logger = logging.getLogger("lzn_hf.evaluate_representation")

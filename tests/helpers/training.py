@@ -20,8 +20,13 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 
 from lzn_hf import LZNModel
-from lzn_hf.data.images import TensorImageDataset
+from lzn_hf.data.images import ImageData, TensorImageDataset
+from lzn_hf.training.arguments import DataArguments, RunArguments
+from lzn_hf.training.batches import make_train_loader, micro_batch_size
+from lzn_hf.training.metrics import METRICS_FILE, JSONLinesTracker
 from lzn_hf.training.models import build_model
+from lzn_hf.training.processes import start_accelerator
+from lzn_hf.training.setup import TrainingSetup
 
 
 TINY = json.loads(Path(__file__).with_name("toy_preset.json").read_text())["model"]
@@ -36,6 +41,25 @@ def toy_images(count: int, num_labels: int = 3) -> TensorImageDataset:
     generator = torch.Generator().manual_seed(1)
     pixel_values = torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8, generator=generator)
     return TensorImageDataset(pixel_values, torch.arange(count) % num_labels)
+
+
+def training_setup(
+    model: LZNModel,
+    train: TensorImageDataset,
+    run: RunArguments,
+    *,
+    validation: TensorImageDataset | None = None,
+    checkpoint: Path | None = None,
+) -> TrainingSetup:
+    """What `set_up_training` makes of the command line, for a model and images that are there."""
+    tracker = JSONLinesTracker(Path(run.output_dir) / METRICS_FILE)
+    accelerator = start_accelerator(run, trackers=[tracker])
+    data = ImageData(train, validation, ["a", "b", "c"], SHAPE["image_size"], SHAPE["num_channels"], "toys")
+    size = micro_batch_size(run, accelerator.num_processes)
+    loader = make_train_loader(train, size, accelerator.num_processes)
+    return TrainingSetup(
+        "test", run, DataArguments(), accelerator, tracker, data, model, loader, checkpoint=checkpoint
+    )
 
 
 class ToyStream(IterableDataset):

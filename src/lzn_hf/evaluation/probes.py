@@ -33,7 +33,7 @@ def collect_features(
 
     Args:
         model: Put into evaluation mode for the time of the call.
-        batches: As of [`training.steps.image_batches`]: `uint8` images `(B, C, H, W)` and int64 labels.
+        batches: As of [`data.batches.image_batches`]: `uint8` images `(B, C, H, W)` and int64 labels.
         kind: `"embeddings"` (`get_image_features`, before the head), `"anchors"` (`get_image_anchors`, after it) or
             `"latents"` (`get_image_latents` without noise: the middle of the image's zone among the model's reference
             anchors).

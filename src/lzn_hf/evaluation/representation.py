@@ -157,7 +157,7 @@ def _labelled_subset(data: ImageData, share: float, seed: int) -> Subset:
 
 
 def _drawn(dataset: Dataset, limit: int | None, seed: int) -> Subset:
-    """The images that [`training.steps.image_batches`] takes."""
+    """The images that [`data.batches.image_batches`] takes."""
     return Subset(
         dataset, torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:limit].tolist()
     )
