@@ -126,7 +126,7 @@ class TrainingStep:
         size, channels = SHAPES[preset]
         command = ["--preset", preset, "--output_dir", "unused", "--mixed_precision", "no"]
         settings = parse_arguments(train_joint.ARGUMENTS, ROOT / "examples/presets/joint", command, description=None)
-        model_args, self.data_args, run, joint = settings
+        model_args, data_args, run, joint = settings
         self.batch_size = args.batch or run.total_batch_size
         self.device, self.plain = torch.device(args.device), form == "plain"
         dtype = {"no": torch.float32, "bf16": torch.bfloat16}[args.mixed_precision if form == "chosen" else "no"]
@@ -147,12 +147,12 @@ class TrainingStep:
         cache = TensorImageDataset(torch.randint(0, 256, shape, dtype=torch.uint8), torch.randint(0, 10, shape[:1]))
         loader = make_train_loader(cache, self.batch_size, 1)
         data, tracker = ImageData(cache, None, names, size, channels, preset), JSONLinesTracker(Path("unused"))
-        setup = TrainingSetup("benchmark", run, self.data_args, accelerator, tracker, data, model, loader)
+        setup = TrainingSetup("benchmark", run, data_args, accelerator, tracker, data, model, loader)
         self.loop = TrainingLoop(setup, learning_rates(joint), self.compute_loss)
 
     def compute_loss(self, model: torch.nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Any:
         with self.autocast():
-            return train_joint.joint_loss(model, self.loop.setup.model, batch, generator, self.data_args)
+            return train_joint.joint_loss(self.loop.setup, model, batch, generator)
 
     def __call__(self) -> None:
         with patch.object(modeling_lzn, "compute_latents", direct_latents) if self.plain else nullcontext():

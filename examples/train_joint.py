@@ -13,19 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from lzn_hf import LZNModel, LZNOutput, LZNPipeline
+from lzn_hf import LZNModel, LZNOutput
 from lzn_hf.data.batches import to_pixel_values
-from lzn_hf.training.arguments import COMMON_ARGUMENTS, DataArguments, flag, learning_rates, require_at_least
+from lzn_hf.training.arguments import COMMON_ARGUMENTS, flag, learning_rates, require_at_least
 from lzn_hf.training.final_folder import save_final_folder
 from lzn_hf.training.loop import TrainingLoop
 from lzn_hf.training.parsing import parse_arguments
-from lzn_hf.training.setup import set_up_training
-from lzn_hf.training.validation import measure_accuracy, reference_anchors
+from lzn_hf.training.setup import TrainingSetup, set_up_training
+from lzn_hf.training.validation import generate_samples, measure_accuracy, reference_anchors
 from lzn_hf.visualization.grids import image_grid
 
 
@@ -70,10 +71,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     if setup is None:
         return None
 
-    # 2. The loss of a batch, by the prepared model; samples and validation, by the unwrapped one with averaged weights.
-    def compute_loss(model, batch, generator):
-        return joint_loss(model, setup.model, batch, generator, data_args)
-
+    # 2. Train. On the way, and at the end, the averaged weights draw samples and are validated.
     def draw(path: Path) -> None:
         save_samples(setup.model, path, joint, run.seed)
 
@@ -84,11 +82,13 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
             batches = setup.validation_batches(split_over_processes=True)
             return {"validation_accuracy": measure_accuracy(setup.accelerator, setup.model, batches)}
 
-    # 3. Train, and save the averaged weights with reference anchors and samples.
-    freeze_after = {"decoder": joint.decoder_train_steps}
+    compute_loss, freeze_after = partial(joint_loss, setup), {"decoder": joint.decoder_train_steps}
     loop = TrainingLoop(setup, learning_rates(joint), compute_loss, freeze_after=freeze_after)
     loop.fit(evaluate=evaluate, draw=draw, shown=SHOWN)
-    return save_final_folder(loop, evaluate=evaluate, draw=draw, num_reference_anchors=joint.num_reference_anchors)
+
+    # 3. The final folder: averaged weights, reference anchors, samples.
+    num_anchors = joint.num_reference_anchors
+    return save_final_folder(loop, evaluate=evaluate, draw=draw, num_reference_anchors=num_anchors)
 
 
 def check_model(model: LZNModel) -> None:
@@ -101,18 +101,13 @@ def check_model(model: LZNModel) -> None:
 
 
 def joint_loss(
-    model: nn.Module,
-    unwrapped: LZNModel,
-    batch: Mapping[str, Tensor],
-    generator: torch.Generator,
-    data_args: DataArguments,
+    setup: TrainingSetup, model: nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator
 ) -> tuple[Tensor, Mapping[str, Tensor | None]]:
     """Computes the loss of a batch by the prepared model, and the metrics to log."""
-    pixel_values = to_pixel_values(
-        batch["pixel_values"], flip=data_args.random_flip, shift=data_args.max_shift, generator=generator
-    )
+    flip, shift = setup.data_args.random_flip, setup.data_args.max_shift
+    pixel_values = to_pixel_values(batch["pixel_values"], flip=flip, shift=shift, generator=generator)
     output = model(pixel_values, labels=batch["labels"], generator=generator)
-    return output.loss, step_metrics(unwrapped, output, batch["labels"])
+    return output.loss, step_metrics(setup.model, output, batch["labels"])
 
 
 def step_metrics(model: LZNModel, output: LZNOutput, labels: Tensor) -> dict[str, Tensor | None]:
@@ -129,18 +124,11 @@ def step_metrics(model: LZNModel, output: LZNOutput, labels: Tensor) -> dict[str
 
 
 def save_samples(model: LZNModel, path: Path, joint: JointArguments, seed: int) -> None:
-    """Saves a grid with one row of generated images per label, always from the same noise."""
-    pipe = LZNPipeline.from_model(model)
-    pipe.set_progress_bar_config(disable=True)
+    """Saves a grid with one row of generated images per label."""
     labels = list(range(model.config.num_labels))[:MAX_LABELS_SHOWN]
-    images = pipe(
-        label=labels,
-        num_images_per_label=joint.samples_per_label,
-        num_inference_steps=joint.num_inference_steps,
-        generator=torch.Generator().manual_seed(seed),
-    ).images
-    names = [model.config.id2label[label] for label in labels]
-    image_grid(images, joint.samples_per_label, row_labels=names).save(path)
+    columns, steps = joint.samples_per_label, joint.num_inference_steps
+    images = generate_samples(model, seed, label=labels, num_images_per_label=columns, num_inference_steps=steps)
+    image_grid(images, columns, row_labels=[model.config.id2label[label] for label in labels]).save(path)
 
 
 if __name__ == "__main__":

@@ -102,13 +102,13 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
         raise ValueError(
             "`random_flip` and `max_shift` are not for views, which `--flip` and `--crop_scale` decide: leave them out."
         )
-    sections = {"representation": representation, "views": view_args}
     setup = set_up_training(
         "train_representation",
         model_args,
         data_args,
         run,
-        **sections,
+        representation=representation,
+        views=view_args,
         use_labels=representation.use_labels,
         model_labels=False,
         check=check_model,

@@ -12,16 +12,16 @@ Folders need no labels. `examples/README.md` explains data folders, several proc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lzn_hf import LZNModel, LZNPipeline
+from lzn_hf import LZNModel
 from lzn_hf.data.batches import to_pixel_values
 from lzn_hf.modeling_lzn import evaluation_mode
 from lzn_hf.training.arguments import COMMON_ARGUMENTS, ModelArguments, flag, learning_rates, require_at_least
@@ -29,6 +29,7 @@ from lzn_hf.training.final_folder import save_final_folder
 from lzn_hf.training.loop import TrainingLoop
 from lzn_hf.training.parsing import parse_arguments, parse_overrides
 from lzn_hf.training.setup import TrainingSetup, set_up_training
+from lzn_hf.training.validation import generate_samples
 from lzn_hf.visualization.grids import image_grid
 
 
@@ -76,25 +77,15 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     if setup is None:
         return None
 
-    # 2. The loss of a batch, by the prepared model; samples and validation, by the unwrapped one with averaged weights.
-    def compute_loss(model, batch, generator):
-        pixel_values = to_pixel_values(
-            batch["pixel_values"], flip=data_args.random_flip, shift=data_args.max_shift, generator=generator
-        )
-        output = model(pixel_values, return_loss=True, generator=generator)
-        latents = output.latents
-        metrics = {} if latents is None else {"latent_mean": latents.mean(), "latent_std": latents.std()}
-        return output.loss, metrics
-
+    # 2. Train. On the way, and at the end, the averaged weights draw samples and are validated.
     draw = partial(save_samples, setup.model, arguments=unconditional, seed=run.seed)
     evaluate = partial(validation_loss, setup)
-
-    # 3. Train, and save the averaged weights with reference anchors and samples.
-    loop = TrainingLoop(setup, learning_rates(unconditional), compute_loss)
+    loop = TrainingLoop(setup, learning_rates(unconditional), partial(unconditional_loss, setup))
     loop.fit(evaluate=evaluate, draw=draw, shown={"latent std": "latent_std"})
-    return save_final_folder(
-        loop, evaluate=evaluate, draw=draw, num_reference_anchors=unconditional.num_reference_anchors
-    )
+
+    # 3. The final folder: averaged weights, reference anchors, samples.
+    num_anchors = unconditional.num_reference_anchors
+    return save_final_folder(loop, evaluate=evaluate, draw=draw, num_reference_anchors=num_anchors)
 
 
 def remove_encoder(model_args: ModelArguments) -> None:
@@ -111,22 +102,30 @@ def remove_encoder(model_args: ModelArguments) -> None:
 
 
 def check_model(model: LZNModel, baseline: str) -> None:
-    """Raises a `ValueError` for a model without decoder, or one that has an encoder where `--baseline` needs none, or conversely."""
+    """Raises a `ValueError` for a model without decoder, or whose encoder (or lack of one) contradicts `--baseline`."""
     if model.decoder is None:
         raise ValueError("train_unconditional.py trains an image decoder, but `decoder_type` of the model is None.")
-    wanted = baseline == "none"
-    if (model.encoder is not None) != wanted:
+    if (model.encoder is None) != (baseline == "rectified_flow"):
+        needs = "with" if baseline == "none" else "without"
         raise ValueError(
-            f"`baseline` {baseline} needs a model {'with' if wanted else 'without'} image encoder, but `encoder_type` of the model "
-            f"is {model.config.encoder_type!r}."
+            f"`baseline` {baseline} needs a model {needs} image encoder, but `encoder_type` of the model is "
+            f"{model.config.encoder_type!r}."
         )
 
 
-def validation_loss(setup: TrainingSetup) -> dict[str, float]:
-    """Computes the training loss on the validation images, always with the same noise and times; empty without images.
+def unconditional_loss(
+    setup: TrainingSetup, model: nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator
+) -> tuple[Tensor, Mapping[str, Tensor | None]]:
+    """Computes the loss of a batch by the prepared model, and the metrics to log."""
+    flip, shift = setup.data_args.random_flip, setup.data_args.max_shift
+    pixel_values = to_pixel_values(batch["pixel_values"], flip=flip, shift=shift, generator=generator)
+    output = model(pixel_values, return_loss=True, generator=generator)
+    latents = output.latents
+    return output.loss, {} if latents is None else {"latent_mean": latents.mean(), "latent_std": latents.std()}
 
-    The pool of a batch are its own images, as in training.
-    """
+
+def validation_loss(setup: TrainingSetup) -> dict[str, float]:
+    """Computes the training loss on the validation images, with fixed noise and times; empty without images."""
     if setup.data.validation is None:
         return {}
     generator = torch.Generator(device=setup.accelerator.device)
@@ -154,15 +153,10 @@ def local_loss(model: LZNModel, pixel_values: Tensor, generator: torch.Generator
 
 
 def save_samples(model: LZNModel, path: Path, arguments: UnconditionalArguments, seed: int) -> None:
-    """Saves a grid of generated images, always from the same noise."""
-    pipe = LZNPipeline.from_model(model)
-    pipe.set_progress_bar_config(disable=True)
-    images = pipe(
-        num_images_per_label=arguments.num_samples,
-        num_inference_steps=arguments.num_inference_steps,
-        generator=torch.Generator().manual_seed(seed),
-    ).images
-    image_grid(images, min(10, arguments.num_samples)).save(path)
+    """Saves a grid of generated images."""
+    count, steps = arguments.num_samples, arguments.num_inference_steps
+    images = generate_samples(model, seed, num_images_per_label=count, num_inference_steps=steps)
+    image_grid(images, min(10, count)).save(path)
 
 
 if __name__ == "__main__":

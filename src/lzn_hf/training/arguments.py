@@ -55,7 +55,7 @@ class ModelArguments:
     encoder_name_or_path: str | None = flag(
         None,
         "Folder or hub id of an image model of transformers (ResNet, ConvNeXt, ViT, DINOv2, ...) to use as the image "
-        "encoder, with its weights if it has any, below a new projection head.",
+        "encoder, with its weights if it has any and a new projection head.",
     )
     config_overrides: list[str] = flag(
         [],

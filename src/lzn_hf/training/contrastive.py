@@ -126,6 +126,3 @@ class MomentumContrast:
 def _check_temperature(temperature: float) -> None:
     if not temperature > 0:
         raise ValueError(f"`temperature` must be positive, got {temperature}.")
-
-
-__all__ = ["MomentumContrast", "simclr_loss"]

@@ -78,6 +78,3 @@ def _write_model(loop: TrainingLoop, folder: Path, metrics: dict[str, float], dr
     )
     card.save(folder / "README.md")
     write_json(folder / SETTINGS_FILE, setup.settings)
-
-
-__all__ = ["save_final_folder"]

@@ -171,6 +171,3 @@ class TrainingLoop:
         self.prepared_model = None
         self.accelerator.free_memory()
         self.accelerator.end_training()
-
-
-__all__ = ["ComputeLoss", "TrainingLoop"]

@@ -146,6 +146,3 @@ def create_hub_repo(accelerator: Accelerator, run: RunArguments) -> str:
     repo_id = run.hub_model_id or Path(run.output_dir).name
     ids = [create_repo(repo_id, exist_ok=True).repo_id if accelerator.is_main_process else None]
     return broadcast_object_list(ids)[0]
-
-
-__all__ = ["TrainingSetup", "set_up_training"]

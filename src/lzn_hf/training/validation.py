@@ -1,17 +1,20 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Validation of a model in training: its reference anchors for a while, and the accuracy that it has with them."""
+"""Validation of a model in training: temporary reference anchors, its accuracy with them, and samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from torch import Tensor
 
 from ..data.batches import to_pixel_values
 from ..modeling_lzn import LZNModel, evaluation_mode
+from ..pipeline_lzn import LZNPipeline
 
 
 def encode_anchors(model: LZNModel, batches: Iterable[dict[str, Tensor]]) -> Tensor:
@@ -52,3 +55,10 @@ def measure_accuracy(accelerator: Accelerator, model: LZNModel, batches: Iterabl
             total += len(log_probs)
     counts = accelerator.reduce(torch.stack([correct, torch.full_like(correct, total)]), reduction="sum").tolist()
     return counts[0] / max(counts[1], 1)
+
+
+def generate_samples(model: LZNModel, seed: int, **options: Any) -> list[Image.Image]:
+    """Generates images by [`LZNPipeline.__call__`] with these options, always from the same noise."""
+    pipe = LZNPipeline.from_model(model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(generator=torch.Generator().manual_seed(seed), **options).images
