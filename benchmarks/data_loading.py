@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lzn_hf.data.batches import to_pixel_values
 from lzn_hf.data.images import TensorImageDataset
-from lzn_hf.training.steps import EndlessBatches, make_train_loader
+from lzn_hf.training.batches import EndlessBatches, make_train_loader
 
 
 ARGUMENTS = {

@@ -29,7 +29,8 @@ from lzn_hf.evaluation.generation import evaluate_folder, results_table, update_
 from lzn_hf.evaluation.processes import process_state
 from lzn_hf.evaluation.results import write_json
 from lzn_hf.training.arguments import DataArguments, require_at_least
-from lzn_hf.training.steps import check_num_processes, load_data
+from lzn_hf.training.batches import load_data
+from lzn_hf.training.processes import check_num_processes
 from lzn_hf.visualization.curves import plot_quality
 
 

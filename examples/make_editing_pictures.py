@@ -28,7 +28,7 @@ from transformers import HfArgumentParser
 from lzn_hf import LZNPipeline
 from lzn_hf.data.batches import image_batches, to_pixel_values
 from lzn_hf.training.arguments import DataArguments, require_at_least
-from lzn_hf.training.steps import load_data
+from lzn_hf.training.batches import load_data
 from lzn_hf.visualization.grids import comparison_grid, image_grid, trajectory_strip
 
 

@@ -30,7 +30,8 @@ from lzn_hf.evaluation.features import process_images
 from lzn_hf.evaluation.results import write_json
 from lzn_hf.modeling_lzn import evaluation_mode
 from lzn_hf.training.arguments import DataArguments, require_at_least
-from lzn_hf.training.steps import EndlessBatches, check_num_processes, load_data, make_train_loader
+from lzn_hf.training.batches import EndlessBatches, load_data, make_train_loader
+from lzn_hf.training.processes import check_num_processes
 
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard
 from test_modeling_lzn import tiny_config
 
 from lzn_hf.evaluation.cards import make_model_card
-from lzn_hf.training.arguments import DataArguments, RunArguments, resolve_settings
+from lzn_hf.training.arguments import DataArguments, RunArguments
+from lzn_hf.training.settings import resolve_settings
 
 
 KINDS = {

@@ -17,15 +17,14 @@ from helpers.images import write_idx_folder
 from helpers.training import forget_accelerators, tiny_model, write_image_folder
 from PIL import Image
 from safetensors.torch import load_file
-from test_networks_backbone import BACKBONES
 
 from lzn_hf import LZNImageProcessor, LZNModel
 from lzn_hf.data.batches import to_pixel_values
 from lzn_hf.data.images import load_image_data
 from lzn_hf.data.views import IMAGENET_VIEWS, ViewSettings, random_views
-from lzn_hf.training.arguments import parse_arguments
 from lzn_hf.training.checkpoints import STATE_FILE
 from lzn_hf.training.models import build_model, model_parts
+from lzn_hf.training.parsing import parse_arguments
 
 
 EXAMPLES = ROOT / "examples"
@@ -44,6 +43,16 @@ MODEL = {
     "latent_noise_scale": 0.45,
     "alignment_reduction": "log_prob",
     "decoder_type": None,
+}
+BACKBONES = {
+    "convnext": {"hidden_sizes": [32, 64], "depths": [1, 1], "num_stages": 2},
+    "vit": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "patch_size": 4,
+        "intermediate_size": 64,
+    },
 }
 DECODER = "decoder_type=ncsnpp decoder_channel_multipliers=[1] decoder_attention_resolutions=[]"
 FOUR_STEPS = "--max_train_steps 4 --eval_steps 2 --checkpointing_steps 2"
@@ -275,7 +284,7 @@ def backbone_of(folder: Path) -> dict[str, torch.Tensor]:
     return LZNModel.from_pretrained(folder).encoder.backbone.state_dict()
 
 
-@pytest.mark.parametrize("model_type", ["convnext", "vit"])
+@pytest.mark.parametrize("model_type", BACKBONES)
 def test_a_published_encoder_is_trained_and_saved(toys, tmp_path, model_type):
     config = transformers.AutoConfig.for_model(model_type, **BACKBONES[model_type], image_size=8)
     torch.manual_seed(3)

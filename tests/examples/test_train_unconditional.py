@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from lzn_hf import LZNModel, LZNPipeline
 from lzn_hf.data.batches import to_pixel_values
 from lzn_hf.data.images import load_image_data
-from lzn_hf.training.arguments import parse_arguments
 from lzn_hf.training.checkpoints import STATE_FILE
 from lzn_hf.training.models import build_model, model_parts
+from lzn_hf.training.parsing import parse_arguments
 
 
 EXAMPLES = ROOT / "examples"

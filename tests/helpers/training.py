@@ -21,7 +21,12 @@ from torch.utils.data import IterableDataset
 
 from lzn_hf import LZNModel
 from lzn_hf.data.images import ImageData, TensorImageDataset
+from lzn_hf.training.arguments import DataArguments, RunArguments
+from lzn_hf.training.batches import make_train_loader, micro_batch_size
+from lzn_hf.training.metrics import METRICS_FILE, JSONLinesTracker
 from lzn_hf.training.models import build_model
+from lzn_hf.training.processes import start_accelerator
+from lzn_hf.training.setup import TrainingSetup
 
 
 TINY = json.loads(Path(__file__).with_name("toy_preset.json").read_text())["model"]
@@ -42,6 +47,25 @@ def toy_data(count: int = 60, num_labels: int = 3, **change) -> ImageData:
     parts = {"train": toy_images(count, num_labels), "validation": toy_images(30, num_labels)}
     names = [str(label) for label in range(num_labels)]
     return ImageData(**{**parts, "label_names": names, "image_size": 8, "num_channels": 1, "name": "toys", **change})
+
+
+def training_setup(
+    model: LZNModel,
+    train: TensorImageDataset,
+    run: RunArguments,
+    *,
+    validation: TensorImageDataset | None = None,
+    checkpoint: Path | None = None,
+) -> TrainingSetup:
+    """What `set_up_training` makes of the command line, for a model and images that are there."""
+    tracker = JSONLinesTracker(Path(run.output_dir) / METRICS_FILE)
+    accelerator = start_accelerator(run, trackers=[tracker])
+    data = ImageData(train, validation, ["a", "b", "c"], SHAPE["image_size"], SHAPE["num_channels"], "toys")
+    size = micro_batch_size(run, accelerator.num_processes)
+    loader = make_train_loader(train, size, accelerator.num_processes)
+    return TrainingSetup(
+        "test", run, DataArguments(), accelerator, tracker, data, model, loader, checkpoint=checkpoint
+    )
 
 
 class ToyStream(IterableDataset):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -110,16 +109,3 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing(accelerator, tmp_pat
     with pytest.raises(OSError, match="No space left"):
         save(accelerator, tmp_path, 2, model, optimizer, total_limit=1)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
-
-
-def test_metrics_are_json_lines_and_rewind(tmp_path):
-    tracker = checkpoints.JSONLinesTracker(tmp_path / "metrics.jsonl")
-    tracker.rewind(0)  # no file yet
-    for step in (1, 2, 3):
-        tracker.log({"loss": step / 2}, step=step)
-    with tracker.path.open("a") as file:
-        file.write('{"step": 4, "lo')
-    tracker.rewind(2)
-    tracker.log({"loss": 9.0}, step=3)
-    lines = [json.loads(line) for line in tracker.path.read_text().splitlines()]
-    assert lines == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": 9.0}]

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from test_latent_zones import randn
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,6 +15,10 @@ from lzn_hf.training.contrastive import MomentumContrast, simclr_loss
 
 
 TEMPERATURE = 0.3
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 # SimCLR

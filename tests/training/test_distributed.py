@@ -30,17 +30,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lzn_hf.data.batches import image_batches
+from lzn_hf.training.batches import EndlessBatches, make_train_loader
 from lzn_hf.training.contrastive import MomentumContrast, simclr_loss
+from lzn_hf.training.metrics import MetricAverager
 from lzn_hf.training.models import PartwiseEMA, freeze_part, model_parts
-from lzn_hf.training.steps import (
-    EndlessBatches,
-    MetricAverager,
-    NonFiniteGuard,
-    encode_anchors,
-    make_train_loader,
-    measure_accuracy,
-    reference_anchors,
-)
+from lzn_hf.training.optimization import NonFiniteGuard
+from lzn_hf.training.validation import encode_anchors, measure_accuracy, reference_anchors
 
 
 EXAMPLES = ROOT / "examples"
@@ -259,7 +254,7 @@ def evaluate(accelerator) -> list[float]:
         shares = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
         accuracy = measure_accuracy(accelerator, model, image_batches(data, 7, **shares))
     metrics.add(loss=torch.tensor(2.0 * accelerator.process_index))
-    metrics.end_step(keep=True)
+    metrics.end_step(applied=True)
     return [accuracy, metrics.compute(accelerator)["loss"]]
 
 

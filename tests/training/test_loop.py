@@ -4,19 +4,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.training import forget_accelerators, tiny_model, toy_images
+from helpers.training import forget_accelerators, tiny_model, toy_images, training_setup
 from torch import Tensor
 
 from lzn_hf.data.batches import to_pixel_values
+from lzn_hf.training import metrics
 from lzn_hf.training.arguments import RunArguments
-from lzn_hf.training.checkpoints import JSONLinesTracker
 from lzn_hf.training.loop import TrainingLoop
-from lzn_hf.training.steps import make_train_loader, start_accelerator
 
 
 RATES = {"encoder": 1e-2, "decoder": 1e-2, "label_anchors": 1e-2}
@@ -33,24 +34,23 @@ class Run:
     def __init__(self, folder: Path, *, compute_loss=loss_of_batch, resume: Path | None = None, **options):
         forget_accelerators()
         loop_options = {
-            name: options.pop(name) for name in ("freeze_after", "end_step", "extra_state") if name in options
+            name: options.pop(name) for name in ("freeze_after", "on_step_end", "extra_state") if name in options
         }
         run = RunArguments(
             **({"output_dir": str(folder), "total_batch_size": 4, "logging_steps": 1, "max_train_steps": 4} | options)
         )
         torch.manual_seed(0)
-        model = tiny_model()
+        self.model = tiny_model()
         if run.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
-        loader = make_train_loader(toy_images(20), 4 // run.gradient_accumulation_steps, 1)
-        self.tracker, self.resume = JSONLinesTracker(folder / "metrics.jsonl"), resume
-        accelerator = start_accelerator(run, trackers=[self.tracker])
-        self.loop = TrainingLoop(accelerator, model, loader, run, RATES, compute_loss, **loop_options)
+            self.model.gradient_checkpointing_enable()
+        setup = training_setup(self.model, toy_images(20), run, checkpoint=resume)
+        self.metrics_file = setup.tracker.path
+        self.loop = TrainingLoop(setup, RATES, compute_loss, **loop_options)
 
     def fit(self, **options) -> list[dict[str, float]]:
-        self.loop.fit(self.tracker, {}, name="test", checkpoint=self.resume, **options)
-        lines = [json.loads(line) for line in self.tracker.path.read_text().splitlines()]
-        self.weights = {name: value.clone() for name, value in self.loop.plain.state_dict().items()}
+        self.loop.fit(**options)
+        lines = [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+        self.weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.loop.close()
         return lines
 
@@ -86,16 +86,41 @@ def test_the_end_of_each_step_is_told_once_and_whether_it_changed_the_weights(tm
     told, run = [], None
     before = [None]
 
-    def end_step(keep: bool) -> None:
-        now = run.loop.plain.label_anchors.detach().clone()
-        told.append((keep, before[0] is None or not torch.equal(now, before[0])))
+    def on_step_end(applied: bool) -> None:
+        now = run.model.label_anchors.detach().clone()
+        told.append((applied, before[0] is None or not torch.equal(now, before[0])))
         before[0] = now
 
     options = {"compute_loss": nan_in({bad_call}), "gradient_accumulation_steps": accumulated}
-    run = Run(tmp_path, end_step=end_step, **options)
+    run = Run(tmp_path, on_step_end=on_step_end, **options)
     lines = run.fit()
     assert told == [(True, True), (True, True), (False, False), (True, True)]
     assert [line["nonfinite_steps"] for line in lines] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("trouble", ["loss", "gradient"])
+@pytest.mark.parametrize(("accumulated", "bad_call"), [(1, 2), (2, 4)])
+def test_a_skipped_step_counts_in_no_mean(tmp_path, trouble, accumulated, bad_call):
+    """Neither the loss that is NaN, nor a finite loss whose gradient is NaN, nor other micro-batches of the same step."""
+    values = []
+
+    def compute_loss(model, batch, generator):
+        loss, metrics = loss_of_batch(model, batch, generator)
+        if len(values) == bad_call:
+            loss = (
+                loss * float("nan") if trouble == "loss" else loss + (0 * loss).sqrt()
+            )  # 0, with the derivative 0 / 0
+        values.append((loss.item(), metrics["alignment_loss"].item()))
+        return loss, metrics
+
+    options = {"gradient_accumulation_steps": accumulated, "logging_steps": 4}
+    [line] = Run(tmp_path, compute_loss=compute_loss, **options).fit()
+    assert len(values) == 4 * accumulated and line["nonfinite_steps"] == 1
+    assert math.isfinite(values[bad_call][0]) == (trouble == "gradient")
+    skipped = range(2 * accumulated, 3 * accumulated)
+    applied = [pair for call, pair in enumerate(values) if call not in skipped]
+    means = [sum(column) / len(applied) for column in zip(*applied, strict=True)]
+    assert [line["loss"], line["alignment_loss"]] == pytest.approx(means, rel=1e-6)
 
 
 def test_all_of_the_state_is_in_a_checkpoint(tmp_path):
@@ -105,8 +130,8 @@ def test_all_of_the_state_is_in_a_checkpoint(tmp_path):
         def __init__(self):
             self.steps, self.total = 0, torch.zeros(())
 
-        def end_step(self, keep: bool) -> None:
-            self.steps += keep
+        def end_step(self, applied: bool) -> None:
+            self.steps += applied
 
         def state_dict(self) -> dict:
             return {"steps": self.steps}
@@ -120,7 +145,7 @@ def test_all_of_the_state_is_in_a_checkpoint(tmp_path):
         (counts[1], "parts", 3, None),
         (counts[2], "parts", 7, tmp_path / "parts" / "checkpoint-3"),
     ):
-        options = {"end_step": count.end_step, "extra_state": {"count": count}}
+        options = {"on_step_end": count.end_step, "extra_state": {"count": count}}
         options |= {"resume_from_checkpoint": str(resume)} if resume else {}
         run = Run(tmp_path / folder, max_train_steps=steps, checkpointing_steps=3, resume=resume, **options)
         runs.append((run, run.fit()))
@@ -136,8 +161,8 @@ def test_gradient_checkpointing_gives_the_same_losses(tmp_path):
     losses = []
     for checkpointing in (False, True):
         run = Run(tmp_path / str(checkpointing), gradient_checkpointing=checkpointing)
-        assert run.loop.plain.encoder.gradient_checkpointing is run.loop.plain.decoder.gradient_checkpointing
-        assert run.loop.plain.decoder.gradient_checkpointing is checkpointing
+        assert run.model.encoder.gradient_checkpointing is run.model.decoder.gradient_checkpointing
+        assert run.model.decoder.gradient_checkpointing is checkpointing
         losses.append([line["loss"] for line in run.fit()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(set(losses[0])) == 4
 
@@ -145,15 +170,41 @@ def test_gradient_checkpointing_gives_the_same_losses(tmp_path):
 def test_it_evaluates_the_averaged_weights_between_steps(tmp_path):
     run, seen = Run(tmp_path, max_train_steps=6, eval_steps=2, ema_decay=0.9), []
 
-    def evaluate(step: int) -> dict[str, float]:
-        averages = run.loop.ema.averages["label_anchors"].shadow_params
-        seen.append((step, torch.equal(run.loop.plain.label_anchors, averages[0])))
-        return {"score": float(step)}
+    def has_averages() -> bool:
+        return torch.equal(run.model.label_anchors, run.loop.ema.averages["label_anchors"].shadow_params[0])
 
-    lines = run.fit(evaluate=evaluate)
-    assert seen == [(2, True), (4, True)]  # not after the last step: the script does that itself
+    def draw(path: Path) -> None:
+        seen.append((path, has_averages()))
+        path.touch()
+
+    def evaluate() -> dict[str, float]:
+        seen.append((run.loop.step, has_averages()))
+        return {"score": float(run.loop.step)}
+
+    lines = run.fit(evaluate=evaluate, draw=draw)
+    pictures = [tmp_path / "samples" / f"step-00000{step}.png" for step in (2, 4)]
+    # Not after the last step: `save_final_folder` does that itself.
+    assert seen == [(pictures[0], True), (2, True), (pictures[1], True), (4, True)]
     assert [line for line in lines if "score" in line] == [{"step": step, "score": step} for step in (2, 4)]
-    assert not torch.equal(run.weights["label_anchors"], run.loop.ema.averages["label_anchors"].shadow_params[0])
+    assert not has_averages()
+
+
+def test_the_speed_is_that_of_the_steps_without_evaluations(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def compute_loss(model, batch, generator):
+        now[0] += 2.0
+        return loss_of_batch(model, batch, generator)
+
+    def evaluate() -> dict[str, float]:
+        now[0] += 100.0
+        return {"score": 0.0}
+
+    run = Run(tmp_path, compute_loss=compute_loss, max_train_steps=5, logging_steps=2, eval_steps=1)
+    now[0] += 100.0  # and without what came before the first step
+    lines = run.fit(evaluate=evaluate)
+    assert [line["images_per_second"] for line in lines if "loss" in line] == [2.0, 2.0, 2.0]
 
 
 def test_a_part_stops_after_its_steps_and_none_is_never(tmp_path):
@@ -161,8 +212,8 @@ def test_a_part_stops_after_its_steps_and_none_is_never(tmp_path):
     run = Run(
         tmp_path,
         freeze_after={"decoder": 2, "encoder": None},
-        end_step=lambda keep: history.append(
-            {name: p.detach().clone() for name, p in run.loop.plain.named_parameters()}
+        on_step_end=lambda applied: history.append(
+            {name: p.detach().clone() for name, p in run.model.named_parameters()}
         ),
     )
     run.fit()

@@ -71,7 +71,7 @@ def test_fine_tuning_onto_other_labels_keeps_everything_but_what_reads_labels(sa
         assert not (new["label_anchors"][:same] == old["label_anchors"][:same]).any()
     else:
         assert "label_anchors" not in new
-    assert f"New label set (3 labels before, {count} now): re-made `label_anchors`" in caplog.text
+    assert f"New label set (3 labels before, {count} now): reinitialized `label_anchors`" in caplog.text
     # Without its label columns a layer of the old model and one of the new are the same function: the decoder agrees,
     # too.
     with torch.no_grad():

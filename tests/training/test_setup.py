@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""How a training script begins and ends: checked first, then written, and one folder is left."""
+"""The start of a training script: everything is checked before anything is written."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.training import TINY, forget_accelerators, tiny_model, write_image_folder
-from huggingface_hub import ModelCard
+from helpers.training import TINY, forget_accelerators, write_image_folder
 
 from lzn_hf import LZNModel
 from lzn_hf.training.arguments import DataArguments, ModelArguments, RunArguments
-from lzn_hf.training.loop import TrainingLoop
-from lzn_hf.training.setup import TrainingSetup, save_final_folder, set_up_training
+from lzn_hf.training.setup import set_up_training
+from lzn_hf.training.validation import encode_anchors
 
 
 @pytest.fixture(autouse=True)
@@ -31,15 +30,17 @@ def images(tmp_path_factory) -> Path:
     return write_image_folder(tmp_path_factory.mktemp("images"))
 
 
-def set_up(images: Path, output_dir: Path, *, config=None, check=lambda model: None, pretrained=None, **options):
+def set_up(images: Path, output_dir: Path, *, check=lambda model: None, **options):
     """`options` of RunArguments, or of `set_up_training`."""
-    own = {name: options.pop(name) for name in ("use_labels", "model_labels") if name in options}
+    label_options = {name: options.pop(name) for name in ("use_labels", "model_labels") if name in options}
+    model_args = ModelArguments()
+    model_args.config = TINY
     skip_bad_images = options.pop("skip_bad_images", False)
-    model_args = ModelArguments(model_name_or_path=pretrained)
-    model_args.config = TINY if config is None else config
     run = RunArguments(**({"output_dir": str(output_dir), "total_batch_size": 8} | options))
     data_args = DataArguments(data_dir=str(images), skip_bad_images=skip_bad_images)
-    return set_up_training(model_args, data_args, run, extra=RunArguments(seed=9), check=check, **own)
+    return set_up_training(
+        "test", model_args, data_args, run, extra=RunArguments(seed=9), check=check, **label_options
+    )
 
 
 def test_what_a_script_has_at_hand(images, tmp_path):
@@ -49,7 +50,7 @@ def test_what_a_script_has_at_hand(images, tmp_path):
     assert setup.data.label_names == ["cat", "dog", "eel"] and setup.checkpoint is None
     assert setup.settings["model"]["labels"] == ["cat", "dog", "eel"]
     assert (setup.settings["training"]["seed"], setup.settings["extra"]["seed"]) == (5, 9)
-    assert setup.model_id == str(tmp_path / "run")
+    assert setup.hub_model_id is None
     assert next(iter(setup.loader))["pixel_values"].shape == (8, 1, 8, 8)
     weight = setup.model.decoder.get_submodule("conv_out").weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
@@ -121,56 +122,20 @@ def test_a_run_begins_with_a_summary_of_its_data(images, tmp_path, caplog):
     assert "left out, images that cannot be read, of split 'train': 1" in logged and "broken.png" in logged
 
 
-def train_one_step(images: Path, output_dir: Path, **options) -> tuple[TrainingSetup, TrainingLoop]:
-    def compute_loss(model, batch, generator):
-        return model(batch["pixel_values"] / 127.5 - 1, labels=batch["labels"], generator=generator).loss, {}
-
-    setup = set_up(images, output_dir, max_train_steps=1, **options)
-    rates = dict.fromkeys(("encoder", "decoder", "label_anchors"), 1e-3)
-    run = RunArguments(output_dir=str(output_dir), total_batch_size=8, max_train_steps=1)
-    loop = TrainingLoop(setup.accelerator, setup.model, setup.loader, run, rates, compute_loss)
-    assert loop.fit(setup.tracker, setup.settings, name="test") == output_dir
-    return setup, loop
+def labels(batches) -> list[int]:
+    return [label for batch in batches for label in batch["labels"].tolist()]
 
 
-def test_the_final_folder(images, tmp_path):
-    tiny_model(labels=("cat", "dog", "eel")).save_pretrained(tmp_path / "saved")
-    output_dir, folders = tmp_path / "run", []
-    setup, loop = train_one_step(images, output_dir, config={}, pretrained=str(tmp_path / "saved"))
-
-    def write(folder: Path) -> None:
-        folders.append(folder)
-        loop.plain.save_pretrained(folder)
-
-    save_final_folder(setup, loop, output_dir, {"validation_score": 0.25}, write)
-    loop.close()
-    names = {
-        "README.md",
-        "config.json",
-        "data_summary.json",
-        "metrics.jsonl",
-        "model.safetensors",
-        "training_settings.json",
-    }
-    assert {path.name for path in output_dir.iterdir()} == names
-    assert folders[0] != output_dir and not folders[0].exists()  # written elsewhere first: never a half of it
-    assert json.loads((output_dir / "training_settings.json").read_text()) == setup.settings
-    assert json.loads((output_dir / "data_summary.json").read_text()) == setup.data.summary.to_dict()
-    assert json.loads((output_dir / "metrics.jsonl").read_text().splitlines()[-1]) == {
-        "step": 1,
-        "validation_score": 0.25,
-    }
-    card = ModelCard.load(output_dir / "README.md")
-    assert "validation score: 0.2500" in card.text and f"{loop.plain.num_parameters():,}" in card.text
-
-
-def test_a_failure_at_the_end_leaves_the_last_folder_alone(images, tmp_path):
-    def write(folder: Path) -> None:
-        (folder / "model.safetensors").write_text("half")
-        raise OSError("disk full")
-
-    setup, loop = train_one_step(images, tmp_path / "run")
-    with pytest.raises(OSError, match="disk full"):
-        save_final_folder(setup, loop, tmp_path / "run", {}, write)
-    loop.close()
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
+def test_images_for_evaluation(images, tmp_path, monkeypatch):
+    setup = set_up(images, tmp_path, seed=5)
+    assert labels(setup.train_batches(7)) == labels(setup.train_batches(18))[:7]
+    setup.run.seed = 6
+    assert labels(setup.train_batches(18)) != labels(set_up(images, tmp_path, seed=5).train_batches(18))
+    assert sorted(labels(setup.validation_batches())) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    setup.data_args.max_eval_samples = 5
+    assert len(labels(setup.validation_batches())) == 5
+    anchors = setup.encode_train_anchors(7)
+    assert torch.equal(anchors, encode_anchors(setup.model, setup.train_batches(7)))
+    monkeypatch.setattr(type(setup.accelerator), "num_processes", 2)
+    assert len(labels(setup.validation_batches())) == 5
+    assert len(labels(setup.validation_batches(split_over_processes=True))) == 3

@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Files of a training run: its folder, its metrics, its checkpoints. Whatever has its final name is complete.
+"""Checkpoints and the folder of a training run. A file or folder with its final name is always complete.
 
 output_dir/metrics.jsonl                     one JSON object a line
 output_dir/samples/step-000100.png           sample grids
@@ -21,62 +21,23 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker
-from accelerate.utils import broadcast_object_list
-from huggingface_hub import create_repo, upload_folder
 from transformers import PreTrainedModel
 
 from ..evaluation.results import write_json
-from .arguments import SETTINGS_FILE, RunArguments, settings_differences
+from .arguments import RunArguments
+from .metrics import METRICS_FILE
+from .settings import SETTINGS_FILE, Settings, settings_differences
 
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
 SAMPLES_DIR = "samples"
 STATE_FILE = "training_state.pt"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
 
-class JSONLinesTracker(GeneralTracker):
-    """An accelerate tracker that appends each set of metrics as one JSON line, `{"step": 10, "loss": 1.5, ...}`.
-
-    Args:
-        path: The file. Its folder must exist when the first metrics come.
-    """
-
-    name = "jsonlines"
-    requires_logging_directory = False
-    main_process_only = True
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.path = path
-
-    @property
-    def tracker(self) -> Path:
-        return self.path
-
-    def log(self, values: dict[str, float], step: int | None = None, **kwargs: Any) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-
-    def rewind(self, step: int) -> None:
-        """Drops the lines after `step`, which a resumed run writes again, and a last line that was cut off."""
-        if not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except json.JSONDecodeError:
-                break
-        self.path.write_text("".join(kept))
-
-
 def list_checkpoints(output_dir: Path) -> dict[int, Path]:
-    """The checkpoints in a run's folder by their step, in ascending order."""
+    """Returns the checkpoints in a run's folder by their step, in ascending order."""
     found = {
         int(m[1]): path for path in output_dir.glob("checkpoint-*") if (m := CHECKPOINT_NAME.fullmatch(path.name))
     }
@@ -84,13 +45,13 @@ def list_checkpoints(output_dir: Path) -> dict[int, Path]:
 
 
 def find_checkpoint(run: RunArguments) -> Path | None:
-    """Looks at the folder of a run before anything is written.
+    """Finds the checkpoint to resume from, before anything is written.
 
     Returns:
-        The checkpoint to resume from, or None to start from step 0.
+        `Path`: the checkpoint, or `None` to start from step 0.
 
     Raises:
-        ValueError: if the folder has files that the run would mix with, or the checkpoint asked for is not there.
+        ValueError: if the folder has files of another run, or the requested checkpoint does not exist.
     """
     output_dir, resume = Path(run.output_dir), run.resume_from_checkpoint
     if output_dir.exists() and not output_dir.is_dir():
@@ -125,7 +86,7 @@ def find_checkpoint(run: RunArguments) -> Path | None:
 
 
 def prepare_output_dir(accelerator: Accelerator, run: RunArguments) -> Path:
-    """Makes the folder and deletes what an interrupted or overwritten run left there. Call it when all is checked."""
+    """Creates the folder and deletes what an interrupted or overwritten run left there. Call it when all is checked."""
     output_dir = Path(run.output_dir)
     accelerator.wait_for_everyone()  # every process has looked at the folder as it was
     if accelerator.is_main_process:
@@ -141,7 +102,7 @@ def prepare_output_dir(accelerator: Accelerator, run: RunArguments) -> Path:
 
 @contextmanager
 def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
-    """A new folder `.{name}.tmp` in `parent`, gone afterwards unless it was renamed."""
+    """Creates a folder `.{name}.tmp` in `parent` and deletes it afterwards, unless it was renamed."""
     folder = parent / f".{name}.tmp"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -151,34 +112,25 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def files_of(output_dir: Path) -> Iterator[Path]:
-    """A temporary folder whose files, if all goes well, are moved into `output_dir` and replace earlier ones."""
-    with temporary_folder(output_dir, "final") as folder:
-        yield folder
-        for path in folder.iterdir():
-            os.replace(path, output_dir / path.name)
-
-
 def save_checkpoint(
     accelerator: Accelerator,
     output_dir: Path,
     step: int,
     model: PreTrainedModel,
     stateful: dict[str, Any],
-    settings: dict[str, dict[str, Any]],
+    settings: Settings,
     total_limit: int | None = None,
 ) -> None:
     """Writes `checkpoint-{step}` and deletes the oldest ones beyond `total_limit`. All processes must call it.
 
     Args:
-        accelerator: Its main process writes.
-        output_dir: Folder of the run.
-        step: Optimizer steps done.
-        model: The plain model.
-        stateful: Objects with `state_dict()` by name. Their states must be the same on all processes.
-        settings: As of `resolve_settings`.
-        total_limit: Checkpoints to keep; None keeps all.
+        accelerator (`Accelerator`): its main process writes.
+        output_dir (`Path`): folder of the run.
+        step (`int`): number of optimizer steps done.
+        model (`PreTrainedModel`): the unwrapped model.
+        stateful (`dict`): objects with `state_dict()` by name. Their states must be the same on all processes.
+        settings (`dict`): as of [`resolve_settings`].
+        total_limit (`int`, *optional*): number of checkpoints to keep, by default all.
     """
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -197,8 +149,8 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
 
 
-def check_resume(folder: Path, settings: dict[str, dict[str, Any]]) -> None:
-    """Raises a ValueError that lists the differences if a checkpoint is of a run with other settings."""
+def check_resume(folder: Path, settings: Settings) -> None:
+    """Raises a `ValueError` that lists the differences if a checkpoint is from a run with other settings."""
     differences = settings_differences(json.loads((folder / SETTINGS_FILE).read_text()), settings)
     if differences:
         lines = "\n  ".join(differences)
@@ -209,29 +161,16 @@ def load_checkpoint(folder: Path, model: PreTrainedModel, stateful: dict[str, An
     """Restores what [`save_checkpoint`] wrote.
 
     Args:
-        folder: The checkpoint.
-        model: The plain model; its weights are overwritten.
-        stateful: Objects with `load_state_dict()`, under the names they were saved with.
+        folder (`Path`): the checkpoint.
+        model (`PreTrainedModel`): the unwrapped model. Its weights are overwritten.
+        stateful (`dict`): objects with `load_state_dict()`, by the names they were saved with.
 
     Returns:
-        The number of optimizer steps done.
+        `int`: the number of optimizer steps done.
     """
-    # Not from the file itself: there, backbones of transformers have the names that the Hub knows.
+    # Not from the file itself: it has the Hub's names for the weights of transformers' backbones.
     model.load_state_dict(type(model).from_pretrained(folder, dtype=torch.float32).state_dict())
     state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
     for name, value in stateful.items():
         value.load_state_dict(state[name])
     return state["step"]
-
-
-def create_hub_repo(accelerator: Accelerator, run: RunArguments) -> str:
-    """Makes the repository to upload to, at the start of a run, so that a missing login shows then. Returns its id."""
-    repo_id = run.hub_model_id or Path(run.output_dir).name
-    ids = [create_repo(repo_id, exist_ok=True).repo_id if accelerator.is_main_process else None]
-    return broadcast_object_list(ids)[0]
-
-
-def upload_model(output_dir: Path, repo_id: str) -> str:
-    """Uploads the final folder without checkpoints and logs. Returns the address of the commit."""
-    ignored = ["checkpoint-*", "logs/*", f"{SAMPLES_DIR}/*", ".*"]
-    return upload_folder(repo_id=repo_id, folder_path=output_dir, ignore_patterns=ignored).commit_url

@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""The two losses that representation learning is compared with: SimCLR and momentum contrast, on the anchors of two views."""
+"""Two baselines of representation learning: the losses of SimCLR and momentum contrast, on the anchors of two views."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from ..distributed_lzn import gather_with_gradient
 
 
 def simclr_loss(anchors: Tensor, targets: Tensor, temperature: float = 0.5) -> Tensor:
-    """NT-Xent (Chen et al., arXiv 2002.05709), as of pytorch-metric-learning:
+    """Computes NT-Xent (Chen et al., arXiv 2002.05709), with pytorch-metric-learning:
 
         loss = mean_i -log exp(cos(z_i, z_i') / T) / sum_{j != i} exp(cos(z_i, z_j) / T)
 
-    over the anchors z of both views of all images of all processes; z_i' is the other view of the image of z_i.
+    over the anchors z of both views of all images on all processes; z_i' is the anchor of the other view.
 
     Args:
-        anchors (`Tensor` of shape `(B, D)`): those of one view.
-        targets (`Tensor` of shape `(B, D)`): those of the other view.
-        temperature (`float`): T.
+        anchors (`Tensor` of shape `(B, D)`): anchors of one view.
+        targets (`Tensor` of shape `(B, D)`): anchors of the other view.
+        temperature (`float`, *optional*, defaults to 0.5): T.
+
+    Returns:
+        `Tensor`: the loss, a scalar.
 
     Raises:
         ValueError: if the temperature is not positive.
@@ -36,7 +39,7 @@ def simclr_loss(anchors: Tensor, targets: Tensor, temperature: float = 0.5) -> T
 
     pool = gather_with_gradient(torch.stack([anchors, targets], dim=1)).float()
     images = torch.arange(len(pool), device=pool.device)
-    # With one other view it is NT-Xent. The library's class of that name compares all pairs with all pairs: B^3 instead of B^2.
+    # With one positive per anchor it is NT-Xent. The library's `NTXentLoss` compares pairs with pairs: B^3 instead of B^2.
     return SupConLoss(temperature, reducer=MeanReducer())(pool.flatten(0, 1), images.repeat_interleave(2))
 
 
@@ -45,16 +48,18 @@ class MomentumContrast:
 
         loss = mean_i -log exp(q_i.k_i / T) / (exp(q_i.k_i / T) + sum_{k in queue} exp(q_i.k / T))
 
-    where q are the anchors of one view by the encoder, k those of the other view by the momentum encoder, all of length 1. Its
-    networks must encode each image by itself (no batch norm), so batches are not shuffled. The keys of all processes enter the queue.
+    where q (queries) are the encoder's anchors of one view and k (keys) the momentum encoder's of the other, all normalized. The
+    networks must encode each image independently (no batch norm), so batches are not shuffled. The queue takes the keys of all
+    processes.
 
     Args:
-        encoder: what is trained; copied.
-        latent_dim: D.
-        queue_size: anchors of earlier steps to tell apart from; a multiple of the global batch.
-        momentum: m of `momentum encoder = m momentum encoder + (1 - m) encoder` after each step.
-        temperature: T.
-        generator: draws the first queue.
+        encoder (`nn.Module`): the trained encoder. It is copied.
+        latent_dim (`int`): D.
+        queue_size (`int`, *optional*, defaults to 4096): number of negatives, the keys of earlier steps.
+        momentum (`float`, *optional*, defaults to 0.99): m in `momentum encoder = m momentum encoder + (1 - m) encoder`, after
+            each step.
+        temperature (`float`, *optional*, defaults to 0.2): T.
+        generator (`torch.Generator`, *optional*): draws the initial queue.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -82,7 +87,7 @@ class MomentumContrast:
         self._keys: list[Tensor] = []
 
     def loss(self, anchors: Tensor, second_views: Tensor) -> Tensor:
-        """The loss of anchors `(B, D)` of one view, and the other view `(B, C, H, W)` of the same images."""
+        """Computes the loss of anchors `(B, D)` of one view and the other view `(B, C, H, W)` of the same images."""
         with torch.no_grad():
             if self.queue.device != anchors.device:
                 self.queue = self.queue.to(anchors.device)
@@ -90,22 +95,22 @@ class MomentumContrast:
             keys = F.normalize(self.momentum_encoder(second_views)[1].float(), dim=1)
             self._keys.append(gather_with_gradient(keys))
         queries = F.normalize(anchors.float(), dim=1)
-        own = (queries * keys).sum(1, keepdim=True)
-        logits = torch.cat([own, queries @ self.queue.T], dim=1) / self.temperature
+        positive = (queries * keys).sum(1, keepdim=True)
+        logits = torch.cat([positive, queries @ self.queue.T], dim=1) / self.temperature
         return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
 
     @torch.no_grad()
-    def end_step(self, keep: bool) -> None:
-        """Moves the momentum encoder, and lets the keys of the step take the place of the oldest ones of the queue.
+    def end_step(self, applied: bool) -> None:
+        """Updates the momentum encoder, and replaces the oldest keys of the queue by those of the step.
 
-        Does nothing with those of a step that was skipped (`keep` false): they may be NaN.
+        Drops the keys of a step that was not applied to the weights: they may be NaN.
         """
-        keys, self._keys = self._keys, []
-        if not keep:
+        step_keys, self._keys = self._keys, []
+        if not applied:
             return
         for average, parameter in zip(self.momentum_encoder.parameters(), self.encoder.parameters(), strict=True):
             average.lerp_(parameter, 1 - self.momentum)
-        keys = torch.cat(keys)[-len(self.queue) :]
+        keys = torch.cat(step_keys)[-len(self.queue) :]
         rows = (self.position + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[rows] = keys
         self.position = (self.position + len(keys)) % len(self.queue)
@@ -121,6 +126,3 @@ class MomentumContrast:
 def _check_temperature(temperature: float) -> None:
     if not temperature > 0:
         raise ValueError(f"`temperature` must be positive, got {temperature}.")
-
-
-__all__ = ["MomentumContrast", "simclr_loss"]

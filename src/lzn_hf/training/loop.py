@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""The loop of the training scripts in `examples/`: what a script adds is how a batch becomes a loss, and what to look at on the way."""
+"""The training loop. A script adds the loss of a batch and what to evaluate on the way."""
 
 from __future__ import annotations
 
@@ -9,73 +9,69 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..modeling_lzn import LZNModel
-from .arguments import RunArguments
-from .checkpoints import JSONLinesTracker, load_checkpoint, prepare_output_dir, save_checkpoint
+from ..evaluation.results import write_json
+from .batches import EndlessBatches, seed_micro_batch
+from .checkpoints import SAMPLES_DIR, load_checkpoint, prepare_output_dir, save_checkpoint
+from .metrics import MetricAverager
 from .models import PartwiseEMA, freeze_part, model_parts
-from .steps import EndlessBatches, MetricAverager, NonFiniteGuard, make_scheduler, seed_micro_batch
+from .optimization import NonFiniteGuard, make_scheduler
+from .settings import DATA_SUMMARY_FILE
+from .setup import TrainingSetup
 
 
 logger = logging.getLogger(__name__)
 
-# Of the prepared model, a batch and the generator of all noise: the loss, and what is to be logged (None is left out).
+# (prepared model, batch, generator of all noise) -> loss, metrics to log (those that are None are left out).
+# For several processes the prepared model is wrapped: only its `forward` may be called. `setup.model` is the unwrapped one.
 ComputeLoss = Callable[[nn.Module, Mapping[str, Tensor], torch.Generator], tuple[Tensor, Mapping[str, Tensor | None]]]
+Evaluate = Callable[[], Mapping[str, float]]
+Draw = Callable[[Path], None]
 
 
 class TrainingLoop:
-    """Trains a model with Adam, a learning rate and a moving average for each of its parts; interruptible at every checkpoint.
+    """Trains a model with Adam, and with a learning rate and a moving average for each of its parts.
 
     Attributes:
-        plain ([`LZNModel`]): the model without the wrapper of several processes.
-        model: with it; what `compute_loss` gets.
-        ema ([`PartwiseEMA`]): the moving averages; `with loop.ema.scope():` the model has them.
-        step (`int`): optimizer steps done.
+        prepared_model (`nn.Module`): `setup.model`, wrapped if there are several processes.
+        ema (`PartwiseEMA`): the moving averages. Inside `with loop.ema.scope():` the model has the averaged weights.
+        step (`int`): number of optimizer steps done.
 
     Args:
-        accelerator: prepares model, optimizer and loader.
-        model: to train, on any device.
-        loader: as [`make_train_loader`] makes it.
-        run: length, optimisation, logging and checkpoints.
-        learning_rates: of each part of the model, see [`model_parts`].
-        compute_loss: see `ComputeLoss`.
-        freeze_after: parts that stop to learn after so many steps; None is never.
-        end_step: called at the end of each step with whether it changed the weights: not if a loss or gradient was not finite.
-        extra_state: more objects with `state_dict()` and `load_state_dict()` that belong into a checkpoint.
+        setup (`TrainingSetup`): model, data, settings and accelerator.
+        learning_rates (`Mapping[str, float]`): the learning rate of each part of the model, see [`model_parts`].
+        compute_loss (`ComputeLoss`): computes the loss of a batch and the metrics to log.
+        freeze_after (`Mapping[str, int | None]`, *optional*): parts to freeze after a number of steps; `None` is never.
+        on_step_end (`Callable[[bool], None]`, *optional*): called at the end of each step with whether it was applied to the
+            weights. It was not if a loss or gradient was non-finite.
+        extra_state (`Mapping[str, Any]`, *optional*): more objects with `state_dict()` and `load_state_dict()` to save in
+            checkpoints.
     """
 
     def __init__(
         self,
-        accelerator: Accelerator,
-        model: LZNModel,
-        loader: DataLoader,
-        run: RunArguments,
+        setup: TrainingSetup,
         learning_rates: Mapping[str, float],
         compute_loss: ComputeLoss,
         *,
         freeze_after: Mapping[str, int | None] | None = None,
-        end_step: Callable[[bool], None] | None = None,
+        on_step_end: Callable[[bool], None] | None = None,
         extra_state: Mapping[str, Any] | None = None,
     ):
-        self.accelerator, self.run = accelerator, run
-        self.compute_loss, self.end_step = compute_loss, end_step
+        self.setup, self.run, self.accelerator = setup, setup.run, setup.accelerator
+        self.compute_loss, self.on_step_end = compute_loss, on_step_end
         self.freeze_after = {part: step for part, step in (freeze_after or {}).items() if step is not None}
-        groups = (
-            {"name": name, "params": parameters, "lr": learning_rates[name]}
-            for name, parameters in model_parts(model).items()
-        )
+        parts = model_parts(setup.model)
+        groups = [{"name": name, "params": params, "lr": learning_rates[name]} for name, params in parts.items()]
         optimizer = torch.optim.Adam(groups, fused=True)
-        self.scheduler = make_scheduler(optimizer, run)
-        self.model, self.optimizer, loader = accelerator.prepare(model, optimizer, loader)
-        self.plain = accelerator.unwrap_model(self.model)
-        self.ema = PartwiseEMA(model_parts(self.plain), run.ema_decay)
-        self.guard = NonFiniteGuard(run.max_nonfinite_steps)
-        self.averages = MetricAverager(run.total_batch_size)
-        self.generator = torch.Generator(device=accelerator.device)
+        self.scheduler = make_scheduler(optimizer, self.run)
+        self.prepared_model, self.optimizer, loader = self.accelerator.prepare(setup.model, optimizer, setup.loader)
+        self.ema = PartwiseEMA(parts, self.run.ema_decay)
+        self.guard = NonFiniteGuard(self.run.max_nonfinite_steps)
+        self.averages = MetricAverager(self.run.total_batch_size)
+        self.generator = torch.Generator(device=self.accelerator.device)
         batches = EndlessBatches(loader)
         self.batches = iter(batches)
         self.step = 0
@@ -87,20 +83,20 @@ class TrainingLoop:
             "guard": self.guard,
             **(extra_state or {}),
         }
-        if accelerator.scaler is not None:
-            self.stateful["scaler"] = accelerator.scaler
+        if self.accelerator.scaler is not None:
+            self.stateful["scaler"] = self.accelerator.scaler
 
     def take_step(self) -> None:
-        """One step of the optimizer, over all of its micro-batches."""
+        """Takes one optimizer step, over all of its micro-batches."""
         run, accelerator = self.run, self.accelerator
         for part in [part for part, step in self.freeze_after.items() if self.step >= step]:
-            self.model = freeze_part(accelerator, self.model, self.optimizer, part)
+            self.prepared_model = freeze_part(accelerator, self.prepared_model, self.optimizer, part)
             del self.freeze_after[part]
         for micro_batch in range(run.gradient_accumulation_steps):
             batch = next(self.batches)
             seed_micro_batch(self.generator, run.seed, self.step, micro_batch, accelerator.process_index)
-            with accelerator.accumulate(self.model):
-                loss, metrics = self.compute_loss(self.model, batch, self.generator)
+            with accelerator.accumulate(self.prepared_model):
+                loss, metrics = self.compute_loss(self.prepared_model, batch, self.generator)
                 accelerator.backward(loss)
                 self.guard.watch(loss)
                 self.averages.add(loss=loss, **metrics)
@@ -110,56 +106,45 @@ class TrainingLoop:
         self.step += 1
 
     def _update(self) -> None:
-        grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.run.max_grad_norm)
-        step_is_finite = self.guard.step_is_finite(self.accelerator, grad_norm)
-        if step_is_finite:
+        grad_norm = self.accelerator.clip_grad_norm_(self.prepared_model.parameters(), self.run.max_grad_norm)
+        applied = self.guard.step_is_finite(self.accelerator, grad_norm)
+        if applied:
             self.optimizer.step()
             self.scheduler.step()
             self.ema.step()
-        self.averages.end_step(keep=step_is_finite)
-        if self.end_step is not None:
-            self.end_step(step_is_finite)
+        self.averages.end_step(applied)
+        if self.on_step_end is not None:
+            self.on_step_end(applied)
 
     def fit(
-        self,
-        tracker: JSONLinesTracker,
-        settings: dict[str, dict[str, Any]],
-        *,
-        name: str,
-        checkpoint: Path | None = None,
-        shown: Mapping[str, str] | None = None,
-        evaluate: Callable[[int], Mapping[str, float]] | None = None,
-    ) -> Path:
+        self, *, evaluate: Evaluate | None = None, draw: Draw | None = None, shown: Mapping[str, str] | None = None
+    ) -> None:
         """Trains to the last step.
 
         Args:
-            tracker: the file of metrics; a tracker of the accelerator.
-            settings: as of [`resolve_settings`], for the checkpoints.
-            name: of the run, for other trackers.
-            checkpoint: where to go on from.
-            shown: metrics beside the progress bar: their names in the log by their names there.
-            evaluate: called with the step, every `run.eval_steps` steps but the last, when the model has its averaged weights. What
-                it returns is logged.
-
-        Returns:
-            The folder of the run.
+            evaluate (`Callable`, *optional*): returns metrics to log. It is called every `run.eval_steps` steps but the last,
+                when `setup.model` has the averaged weights.
+            draw (`Callable`, *optional*): saves a picture to the path that it is given. It is called on the main process
+                before each evaluation.
+            shown (`Mapping[str, str]`, *optional*): metrics beside the progress bar: from their short names to those in the log.
 
         Raises:
-            RuntimeError: if the loss is not finite too often, see [`NonFiniteGuard`].
+            RuntimeError: after too many non-finite steps in a row, see [`NonFiniteGuard`].
         """
-        run, accelerator = self.run, self.accelerator
+        run, accelerator, model = self.run, self.accelerator, self.setup.model
         output_dir = prepare_output_dir(accelerator, run)
-        if checkpoint is not None:
-            self.step = load_checkpoint(checkpoint, self.plain, self.stateful)
+        if self.setup.checkpoint is not None:
+            self.step = load_checkpoint(self.setup.checkpoint, model, self.stateful)
         if accelerator.is_main_process:
-            tracker.rewind(self.step)
-        accelerator.init_trackers(name)
+            write_json(output_dir / DATA_SUMMARY_FILE, self.setup.data.summary.to_dict())
+            self.setup.tracker.rewind(self.step)
+        accelerator.init_trackers(self.setup.name)
         logger.info(f"Steps {self.step} to {run.max_train_steps}, {run.total_batch_size} images each.")
         progress = tqdm(
             initial=self.step, total=run.max_train_steps, disable=not accelerator.is_main_process, desc="train"
         )
         shown = {"loss": "loss"} | dict(shown or {}) | {"images/s": "images_per_second"}
-        self.plain.train()
+        model.train()
         self.averages.restart_clock()
         while self.step < run.max_train_steps:
             self.take_step()
@@ -171,22 +156,21 @@ class TrainingLoop:
                 rates = {f"{group['name']}_learning_rate": group["lr"] for group in self.optimizer.param_groups}
                 accelerator.log({**metrics, **rates, "nonfinite_steps": self.guard.total}, step=self.step)
             if run.checkpointing_steps and self.step % run.checkpointing_steps == 0:
-                total_limit = run.checkpoints_total_limit
-                save_checkpoint(accelerator, output_dir, self.step, self.plain, self.stateful, settings, total_limit)
+                settings, total_limit = self.setup.settings, run.checkpoints_total_limit
+                save_checkpoint(accelerator, output_dir, self.step, model, self.stateful, settings, total_limit)
             if evaluate is not None and run.eval_steps and self.step % run.eval_steps == 0 and not is_last:
                 with self.ema.scope():
-                    accelerator.log(dict(evaluate(self.step)), step=self.step)
+                    if draw is not None and accelerator.is_main_process:
+                        (output_dir / SAMPLES_DIR).mkdir(exist_ok=True)
+                        draw(output_dir / SAMPLES_DIR / f"step-{self.step:06d}.png")
+                    accelerator.log(dict(evaluate()), step=self.step)
                 self.averages.restart_clock()
         progress.close()
-        return output_dir
 
     def close(self) -> None:
-        """Ends the run of all processes. The averaged weights are still in `ema` and `plain` afterwards, but do not train on."""
+        """Ends the run on all processes. `setup.model` and `ema` remain, but training cannot go on."""
         # The wrapper goes before the process group does: as the group's last owner it would wait, holding Python's lock, for a thread
         # of gloo that may need that lock (https://github.com/pytorch/pytorch/issues/56297).
-        self.model = None
+        self.prepared_model = None
         self.accelerator.free_memory()
         self.accelerator.end_training()
-
-
-__all__ = ["ComputeLoss", "TrainingLoop"]

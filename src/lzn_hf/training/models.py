@@ -1,12 +1,12 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""The model of a training run: built for a dataset, fine-tuned onto other labels, its parts averaged and frozen."""
+"""The model of a training run: built for a dataset, fine-tuned for other labels, its parts averaged and frozen."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -15,15 +15,16 @@ from torch import nn
 
 from ..configuration_lzn import LZNConfig
 from ..modeling_lzn import LZNModel
-from ..networks_backbone import backbone_arguments, load_backbone_weights
-from .arguments import CONFIG_FIELDS, near_names
+from ..networks_backbone import BackboneEncoder, backbone_arguments, load_backbone_weights
+from .arguments import near_names
+from .settings import CONFIG_FIELDS
 
 
 logger = logging.getLogger(__name__)
 
-# The decoder reads latent, one-hot label and time, joined, with this layer.
+# Its input is the latent, the one-hot label and the time embedding, concatenated.
 LABEL_INPUT_LAYER = "decoder.condition_embedding.linear1.weight"
-# Fields of LZNConfig that are not set by hand, and what sets them.
+# Fields of LZNConfig that are derived, and from what.
 FIELDS_SET_ELSEWHERE = {
     "image_size": "--image_size",
     "num_channels": "--num_channels",
@@ -45,11 +46,15 @@ def build_model(
     """Builds the model for a dataset, from random weights or from a saved one.
 
     Args:
-        overrides: Fields of `LZNConfig`. With `pretrained` they replace those of the saved model.
-        image_size, num_channels: Shape of the images.
-        label_names: Names of the labels; empty for a model without labels.
-        pretrained: Folder or hub id of a saved model.
-        encoder: Folder or hub id of an image model of transformers that becomes the image encoder of a new model.
+        overrides (`Mapping[str, Any]`): fields of `LZNConfig`. With `pretrained` they replace those of the saved model.
+        image_size (`int`): height and width of the images.
+        num_channels (`int`): channels of the images.
+        label_names (`Sequence[str]`): names of the labels. Empty for a model without labels.
+        pretrained (`str`, *optional*): folder or hub id of a saved model.
+        encoder (`str`, *optional*): folder or hub id of an image model of transformers, the image encoder of a new model.
+
+    Returns:
+        `LZNModel`: the model, without reference anchors.
 
     Raises:
         OSError: if `pretrained` lacks a file.
@@ -69,7 +74,7 @@ def build_model(
         config = LZNConfig(image_size=image_size, num_channels=num_channels, id2label=id2label, **overrides)
         model = LZNModel(config)
         if encoder is not None:
-            load_backbone_weights(model.encoder, encoder)
+            load_backbone_weights(cast(BackboneEncoder, model.encoder), encoder)
         return model
     if encoder is not None:
         raise ValueError(
@@ -95,9 +100,10 @@ def build_model(
     for name, value in overrides.items():
         setattr(config, name, value)
     config = LZNConfig(**config.to_dict())  # checks the changed values
-    model, info = LZNModel.from_pretrained(
+    loaded: Any = LZNModel.from_pretrained(
         pretrained, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
     )
+    model, info = loaded
     wrong = {
         name: sorted(map(str, info[name]))[:3]
         for name in ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -109,15 +115,15 @@ def build_model(
 
 
 def with_labels(model: LZNModel, id2label: Mapping[int, str]) -> LZNModel:
-    """A copy of a model for (other) labels and without reference anchors, which are stale as soon as the weights move.
+    """Copies a model for the labels of a dataset, without its reference anchors, which training makes stale.
 
-    With the labels of the model, everything is kept. With others, the label anchors and the columns of the decoder
-    that read the label start afresh; all other weights are kept. Which of the two is logged.
+    For the model's own labels all weights are kept. For others, the label anchors and the decoder's label columns are
+    reinitialized and all other weights are kept. The log says which.
     """
     config = LZNConfig(
         **{**model.config.to_dict(), "num_reference_anchors": 0, "id2label": dict(id2label), "label2id": None}
     )
-    old_labels, new_labels = dict(model.config.id2label), dict(config.id2label)
+    old_labels, new_labels = dict(model.config.id2label or {}), dict(config.id2label or {})
     fresh = LZNModel(config)
     weights = fresh.state_dict()
     same_labels = old_labels == new_labels
@@ -137,14 +143,14 @@ def with_labels(model: LZNModel, id2label: Mapping[int, str]) -> LZNModel:
         logger.info(f"Kept all weights: the dataset has the model's {len(new_labels)} labels.")
     else:
         logger.info(
-            f"New label set ({len(old_labels)} labels before, {len(new_labels)} now): re-made `label_anchors` and the label "
+            f"New label set ({len(old_labels)} labels before, {len(new_labels)} now): reinitialized `label_anchors` and the label "
             f"columns of `{LABEL_INPUT_LAYER}`; kept all other weights."
         )
     return fresh
 
 
 def model_parts(model: LZNModel) -> dict[str, list[nn.Parameter]]:
-    """The parameters of each part that has its own learning rate and its own moving average."""
+    """Returns the parameters of each part of a model: each has its own learning rate and moving average."""
     parts = {}
     if model.encoder is not None:
         parts["encoder"] = list(model.encoder.parameters())
@@ -156,34 +162,34 @@ def model_parts(model: LZNModel) -> dict[str, list[nn.Parameter]]:
 
 
 def freeze_part(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, part: str) -> nn.Module:
-    """Stops the training of one part of a prepared model, for all processes.
+    """Stops the training of one part of a prepared model. All processes must call it.
 
-    DistributedDataParallel waits for the gradients of the parameters that it saw at its construction, so the model is
-    wrapped anew.
+    DistributedDataParallel waits for the gradients of the parameters that required them when it was constructed, so the
+    model is wrapped again.
 
     Returns:
-        The model to use from now on. The optimizer stays the same.
+        `nn.Module`: the prepared model to use from now on. The optimizer stays the same.
     """
-    plain = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    for parameter in model_parts(plain)[part]:
+    unwrapped = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    for parameter in model_parts(unwrapped)[part]:
         parameter.requires_grad_(False)
         parameter.grad = None
     logger.info(f"The {part} and its moving average are frozen from here on.")
     if accelerator.num_processes == 1:
         return model
     accelerator.free_memory()  # the accelerator forgets the old wrapper, whose buckets are as large as the gradients
-    return accelerator.prepare(plain, optimizer)[0]
+    return accelerator.prepare(unwrapped, optimizer)[0]
 
 
 class PartwiseEMA:
-    """A moving average of the weights, one a part, so that a part that is frozen keeps the average that it had.
+    """Keeps a moving average of the weights for each part of a model. A frozen part keeps the average it had.
 
     (diffusers' `EMAModel` copies parameters that do not require gradients, which would replace the average by the raw
     weights.)
 
     Args:
-        parts: Parameters by the name of the part; they must already be on their device.
-        decay: The n-th update moves by 1 - min(decay, (1 + n) / (10 + n)) towards the weights.
+        parts (`Mapping[str, Sequence[nn.Parameter]]`): parameters by part. They must already be on their device.
+        decay (`float`): the n-th update moves by 1 - min(decay, (1 + n) / (10 + n)) towards the weights.
     """
 
     def __init__(self, parts: Mapping[str, Sequence[nn.Parameter]], decay: float):
@@ -195,14 +201,14 @@ class PartwiseEMA:
         }
 
     def step(self) -> None:
-        """Updates the averages of the parts that are being trained."""
+        """Updates the averages of the parts that are not frozen."""
         for name, parameters in self.parts.items():
             if any(parameter.requires_grad for parameter in parameters):
                 self.averages[name].step(parameters)
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Inside this context the model has the averaged weights; afterwards it has its own again, to the bit."""
+        """Gives the model the averaged weights inside the context, and its own again, bit-identical, afterwards."""
         for name, parameters in self.parts.items():
             self.averages[name].store(parameters)
             self.averages[name].copy_to(parameters)

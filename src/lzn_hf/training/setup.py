@@ -1,59 +1,89 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""How the training scripts in `examples/` begin and end: everything is checked before anything is written, and one folder is left."""
+"""The start of a training run: processes, data and model. Everything is checked before anything is written."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
+from huggingface_hub import create_repo
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..data.batches import image_batches
 from ..data.images import ImageData
-from ..evaluation.cards import make_model_card
-from ..evaluation.results import write_json
 from ..modeling_lzn import LZNModel
-from .arguments import SETTINGS_FILE, DataArguments, ModelArguments, RunArguments, describe_run, resolve_settings
-from .checkpoints import (
-    METRICS_FILE,
-    JSONLinesTracker,
-    check_resume,
-    create_hub_repo,
-    files_of,
-    find_checkpoint,
-    upload_model,
-)
-from .loop import TrainingLoop
+from .arguments import DataArguments, ModelArguments, RunArguments
+from .batches import load_data, make_train_loader, micro_batch_size
+from .checkpoints import check_resume, find_checkpoint
+from .metrics import METRICS_FILE, JSONLinesTracker
 from .models import build_model, model_parts
-from .steps import load_data, make_train_loader, micro_batch_size, start_accelerator
+from .processes import start_accelerator
+from .settings import Settings, dry_run_report, resolve_settings
+from .validation import encode_anchors
 
 
 logger = logging.getLogger(__name__)
 
-DATA_SUMMARY_FILE = "data_summary.json"
+EVAL_BATCH_SIZE = 256
 
 
 @dataclass
 class TrainingSetup:
-    """What a training script has at hand when all of its settings are checked and before anything is trained."""
+    """What a training run consists of when all of its settings are checked and before any step.
 
+    Args:
+        name (`str`): name of the run, for trackers.
+        run (`RunArguments`): length, optimization, logging and checkpoints.
+        data_args (`DataArguments`): where the data is from.
+        accelerator (`Accelerator`): with `tracker` among its trackers.
+        tracker (`JSONLinesTracker`): the metrics file.
+        data (`ImageData`): training and validation images.
+        model (`LZNModel`): the model, never wrapped. Preparation moves it to its device in place.
+        loader (`DataLoader`): training batches, from [`make_train_loader`].
+        settings (`dict`): as of [`resolve_settings`].
+        checkpoint (`Path`, *optional*): the checkpoint to resume from.
+        hub_model_id (`str`, *optional*): the repository to upload the final folder to.
+    """
+
+    name: str
+    run: RunArguments
+    data_args: DataArguments
     accelerator: Accelerator
     tracker: JSONLinesTracker
-    checkpoint: Path | None
     data: ImageData
     model: LZNModel
     loader: DataLoader
-    settings: dict[str, dict[str, Any]]
-    model_id: str
+    settings: Settings = field(default_factory=dict)
+    checkpoint: Path | None = None
+    hub_model_id: str | None = None
+
+    def train_batches(self, limit: int) -> Iterator[dict[str, Tensor]]:
+        """Yields batches of `limit` training images drawn by the seed, the same on all processes."""
+        return image_batches(self.data.train, EVAL_BATCH_SIZE, limit=limit, seed=self.run.seed)
+
+    def validation_batches(self, split_over_processes: bool = False) -> Iterator[dict[str, Tensor]]:
+        """Yields batches of the validation images: all of them, or the part of this process."""
+        part = {}
+        if split_over_processes:
+            part = {"process_index": self.accelerator.process_index, "num_processes": self.accelerator.num_processes}
+        limit = self.data_args.max_eval_samples
+        return image_batches(self.data.validation, EVAL_BATCH_SIZE, limit=limit, seed=self.run.seed, **part)
+
+    def encode_train_anchors(self, limit: int) -> Tensor:
+        """Returns the anchors `(limit, D)` of training images drawn by the seed, the same on all processes."""
+        return encode_anchors(self.model, self.train_batches(limit))
 
 
 def set_up_training(
+    name: str,
     model_args: ModelArguments,
     data_args: DataArguments,
     run: RunArguments,
@@ -66,19 +96,22 @@ def set_up_training(
     """Starts the processes, opens the data and builds the model.
 
     Args:
-        model_args, data_args, run: settings that all scripts have.
-        use_labels: whether the data has to have labels.
-        model_labels: whether the model is one for these labels.
-        check: raises a ValueError for a model that the script cannot train.
-        sections: the script's own settings, by the name of their section.
+        name (`str`): name of the run, for trackers.
+        model_args (`ModelArguments`): which model.
+        data_args (`DataArguments`): which images.
+        run (`RunArguments`): length, optimization, logging and checkpoints.
+        use_labels (`bool`, *optional*, defaults to `True`): whether to read labels, which the data must then have.
+        model_labels (`bool`, *optional*, defaults to `True`): whether the model gets the labels of the data.
+        check (`Callable`): raises a `ValueError` for a model that the script cannot train.
+        sections: the script's own argument dataclasses, by the name of their section.
 
     Returns:
-        What to train; `None` for a dry run, which has been printed.
+        `TrainingSetup`: what to train, or `None` for a dry run, which has been printed.
 
     Raises:
-        ValueError: for settings that do not fit each other or the data; nothing is written.
+        ValueError: for settings that do not fit each other or the data. Nothing is written.
     """
-    transformers.utils.logging.disable_progress_bar()  # of writing weights, in the middle of the bar of the training
+    transformers.utils.logging.disable_progress_bar()  # that of saving weights would break the training's own
     tracker = JSONLinesTracker(Path(run.output_dir) / METRICS_FILE)
     accelerator = start_accelerator(run, trackers=[tracker])
     checkpoint = None if run.dry_run else find_checkpoint(run)
@@ -93,60 +126,28 @@ def set_up_training(
         encoder=model_args.encoder_name_or_path,
     )
     check(model)
-    # Where convolutions are fastest; the weights are the same.
-    model.to(memory_format=torch.channels_last)
+    # The fastest memory format for convolutions; the weights are the same.
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # transformers' wrapper hides the signature
     if run.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     settings = resolve_settings(model.config, data=data_args, training=run, **sections)
     batch_size = micro_batch_size(run, accelerator.num_processes)
     loader = make_train_loader(data.train, batch_size, accelerator.num_processes, data_args.num_workers)
     if run.dry_run:
-        accelerator.print(describe_run(settings, model_parts(model), data, run, accelerator.num_processes))
+        accelerator.print(dry_run_report(settings, model_parts(model), data, run, accelerator.num_processes))
         accelerator.print(data.summary)
         return None
     if checkpoint:
         check_resume(checkpoint, settings)
-    model_id = create_hub_repo(accelerator, run) if run.push_to_hub else run.output_dir
+    hub_model_id = create_hub_repo(accelerator, run) if run.push_to_hub else None
     logger.info(data.summary)
-    return TrainingSetup(accelerator, tracker, checkpoint, data, model, loader, settings, model_id)
-
-
-def save_final_folder(
-    setup: TrainingSetup,
-    loop: TrainingLoop,
-    output_dir: Path,
-    metrics: Mapping[str, float],
-    write: Callable[[Path], None],
-    hub_dataset: str | None = None,
-) -> None:
-    """Logs the final metrics and leaves the model in its folder, with a model card and all settings. All processes must call it.
-
-    Args:
-        setup, loop, output_dir: those of the run; the loop's model has the weights to save.
-        metrics: results of the model.
-        write: saves the model and pictures into the folder that it is given.
-        hub_dataset: id of the dataset on the Hub, where it is there.
-    """
-    setup.accelerator.log(dict(metrics), step=loop.step)
-    if not setup.accelerator.is_main_process:
-        return
-    card = make_model_card(
-        loop.plain.config,
-        model_id=setup.model_id,
-        dataset=setup.data.name,
-        metrics=metrics,
-        settings=setup.settings,
-        parameters=loop.plain.num_parameters(),
-        hub_dataset=hub_dataset,
+    return TrainingSetup(
+        name, run, data_args, accelerator, tracker, data, model, loader, settings, checkpoint, hub_model_id
     )
-    with files_of(output_dir) as folder:
-        write(folder)
-        card.save(folder / "README.md")
-        write_json(folder / SETTINGS_FILE, setup.settings)
-        write_json(folder / DATA_SUMMARY_FILE, setup.data.summary.to_dict())
-    logger.info(f"Saved the model to {output_dir}: {dict(metrics)}")
-    if loop.run.push_to_hub:
-        logger.info(f"Uploaded the model to {upload_model(output_dir, setup.model_id)}")
 
 
-__all__ = ["TrainingSetup", "save_final_folder", "set_up_training"]
+def create_hub_repo(accelerator: Accelerator, run: RunArguments) -> str:
+    """Creates the repository to upload to, early, so that a missing login shows before training. Returns its id."""
+    repo_id = run.hub_model_id or Path(run.output_dir).name
+    ids = [create_repo(repo_id, exist_ok=True).repo_id if accelerator.is_main_process else None]
+    return broadcast_object_list(ids)[0]

@@ -1,0 +1,114 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Training batches: the data and its loader, a position in it that can be saved, and the seeds of each micro-batch.
+
+All random numbers of a step follow from (seed, step, micro-batch, process), see [`seed_micro_batch`]. So a resumed run
+continues bit-identically without saved generator states, and logging, evaluation and saving do not change a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, skip_first_batches
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from ..data.batches import collate_images
+from ..data.images import ImageData, load_image_data
+from .arguments import DataArguments, RunArguments
+
+
+def load_data(accelerator: Accelerator, arguments: DataArguments, use_labels: bool = True) -> ImageData:
+    """Loads the data, on the main process first, so that the others find what it downloaded and converted."""
+    with accelerator.main_process_first():
+        return load_image_data(
+            arguments.dataset_name,
+            arguments.data_dir,
+            config_name=arguments.dataset_config_name,
+            image_column=arguments.image_column,
+            label_column=arguments.label_column,
+            train_split=arguments.train_split,
+            validation_split=arguments.validation_split,
+            validation_fraction=arguments.validation_fraction,
+            image_size=arguments.image_size,
+            num_channels=arguments.num_channels,
+            use_labels=use_labels,
+            skip_bad_images=arguments.skip_bad_images,
+            streaming=arguments.streaming,
+            shuffle_buffer_size=arguments.shuffle_buffer_size,
+            seed=arguments.data_seed,
+        )
+
+
+def micro_batch_size(run: RunArguments, num_processes: int) -> int:
+    """Returns the images per process and forward pass. Raises a `ValueError` if `total_batch_size` is not divisible."""
+    parts = num_processes * run.gradient_accumulation_steps
+    if run.total_batch_size % parts:
+        raise ValueError(
+            f"`total_batch_size` {run.total_batch_size} cannot be split evenly over {num_processes} processes x "
+            f"{run.gradient_accumulation_steps} gradient accumulation steps."
+        )
+    return run.total_batch_size // parts
+
+
+def make_train_loader(dataset: Dataset, batch_size: int, num_processes: int, num_workers: int = 0) -> DataLoader:
+    """Creates the shuffled data loader to prepare. It drops incomplete batches: all anchor pools have the same size.
+
+    Raises:
+        ValueError: if the dataset does not fill one batch on each process.
+    """
+    streamed = isinstance(dataset, IterableDataset)
+    if isinstance(dataset, Sized) and not streamed and len(dataset) < batch_size * num_processes:
+        raise ValueError(
+            f"the {len(dataset)} training images do not fill one batch of {batch_size} on {num_processes} process(es): "
+            "make `total_batch_size` smaller."
+        )
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=not streamed,
+        drop_last=True,
+        collate_fn=collate_images,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class EndlessBatches:
+    """Iterates over the batches of a prepared data loader, epoch after epoch, from a position that can be saved.
+
+    Args:
+        dataloader: as `Accelerator.prepare` returns it, shuffled by a seedable sampler.
+    """
+
+    def __init__(self, dataloader: Any):
+        self.dataloader = dataloader
+        self.epoch = 0
+        self.batch = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            self.dataloader.set_epoch(self.epoch)
+            rest = skip_first_batches(self.dataloader, self.batch) if self.batch else self.dataloader
+            for batch in rest:
+                self.batch += 1
+                yield batch
+            if self.batch == 0:
+                raise ValueError("The training data did not fill one batch: make `total_batch_size` smaller.")
+            self.epoch, self.batch = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "batch": self.batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.batch = state["epoch"], state["batch"]
+
+
+def seed_micro_batch(generator: torch.Generator, seed: int, step: int, micro_batch: int, process_index: int) -> None:
+    """Seeds PyTorch's default generators (dropout) and `generator` (noise, augmentation) for a micro-batch of a process."""
+    sequence = np.random.SeedSequence([seed, step, micro_batch, process_index])
+    default_seed, generator_seed = sequence.generate_state(2, np.uint64).tolist()
+    torch.manual_seed(default_seed)
+    generator.manual_seed(generator_seed)

@@ -1,0 +1,80 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""The end of a training run: the averaged model in a folder that all libraries open, with its card and settings."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from huggingface_hub import upload_folder
+
+from ..evaluation.cards import make_model_card
+from ..evaluation.results import write_json
+from ..image_processing_lzn import LZNImageProcessor
+from ..pipeline_lzn import LZNPipeline
+from .checkpoints import SAMPLES_DIR, temporary_folder
+from .loop import Draw, Evaluate, TrainingLoop
+from .settings import SETTINGS_FILE
+
+
+logger = logging.getLogger(__name__)
+
+
+def save_final_folder(
+    loop: TrainingLoop, *, evaluate: Evaluate, num_reference_anchors: int, draw: Draw | None = None
+) -> Path:
+    """Evaluates and saves the averaged model, uploads it if asked to, and ends the run. All processes must call it.
+
+    Args:
+        loop (`TrainingLoop`): the loop, after its last step.
+        evaluate (`Callable`): returns the final metrics, of the model with averaged weights and without reference anchors.
+        num_reference_anchors (`int`): number of training images whose anchors the model keeps, if it has an encoder.
+        draw (`Callable`, *optional*): saves a picture of samples to the path that it is given.
+
+    Returns:
+        `Path`: the folder. Files of an earlier run in it are replaced only when all new ones are complete.
+    """
+    setup, model, output_dir = loop.setup, loop.setup.model, Path(loop.run.output_dir)
+    with loop.ema.scope():
+        metrics = dict(evaluate())
+        if model.encoder is not None:
+            model.set_reference_anchors(setup.encode_train_anchors(num_reference_anchors))
+        setup.accelerator.log(metrics, step=loop.step)
+        if setup.accelerator.is_main_process:
+            with temporary_folder(output_dir, "final") as folder:
+                _write_model(loop, folder, metrics, draw)
+                for path in folder.iterdir():
+                    os.replace(path, output_dir / path.name)
+            logger.info(f"Saved the model to {output_dir}: {metrics}")
+            if setup.hub_model_id is not None:
+                ignored = ["checkpoint-*", "logs/*", f"{SAMPLES_DIR}/*", ".*"]
+                upload = upload_folder(repo_id=setup.hub_model_id, folder_path=output_dir, ignore_patterns=ignored)
+                logger.info(f"Uploaded the model to {upload.commit_url}")
+    loop.close()
+    return output_dir
+
+
+def _write_model(loop: TrainingLoop, folder: Path, metrics: dict[str, float], draw: Draw | None) -> None:
+    setup, model = loop.setup, loop.setup.model
+    if model.decoder is not None:
+        LZNPipeline.from_model(model).save_pretrained(folder)
+    else:
+        size, half = model.config.image_size, [0.5] * model.config.num_channels
+        model.save_pretrained(folder)
+        LZNImageProcessor(size={"height": size, "width": size}, image_mean=half, image_std=half).save_pretrained(
+            folder
+        )
+    if draw is not None:
+        draw(folder / "samples.png")
+    card = make_model_card(
+        model.config,
+        model_id=setup.hub_model_id or loop.run.output_dir,
+        dataset=setup.data.name,
+        metrics=metrics,
+        settings=setup.settings,
+        parameters=model.num_parameters(),
+        hub_dataset=setup.data_args.hub_dataset,
+    )
+    card.save(folder / "README.md")
+    write_json(folder / SETTINGS_FILE, setup.settings)

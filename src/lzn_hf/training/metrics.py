@@ -1,0 +1,95 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Metrics of a training run: averaged over steps and processes, and written as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+from torch import Tensor
+
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricAverager:
+    """Averages scalars over all processes and the applied steps since the last call of `compute`; measures the speed.
+
+    Args:
+        images_per_step (`int`): images of all processes per optimizer step, for `images_per_second`.
+    """
+
+    def __init__(self, images_per_step: int):
+        self.images_per_step = images_per_step
+        self._current_step: list[dict[str, Tensor]] = []
+        self._applied: list[dict[str, Tensor]] = []
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Restarts the measurement of speed, so that the time of an evaluation does not count."""
+        self._start, self._steps = time.perf_counter(), 0
+
+    def add(self, **values: Tensor | None) -> None:
+        """Adds the scalars of a micro-batch, except for `None`."""
+        self._current_step.append({name: x.detach().float() for name, x in values.items() if x is not None})
+
+    def end_step(self, applied: bool) -> None:
+        """Counts the scalars added since the last call if the step was applied to the weights, else drops them."""
+        if applied:
+            self._applied += self._current_step
+        self._current_step = []
+        self._steps += 1
+
+    def compute(self, accelerator: Accelerator) -> dict[str, float]:
+        """Returns the means (none without an applied step), equal on all processes, and `images_per_second`. Starts over."""
+        metrics = {}
+        if self._applied:
+            names = list(self._applied[0])
+            means = torch.stack([torch.stack([values[name] for name in names]) for values in self._applied]).mean(0)
+            metrics = dict(zip(names, accelerator.reduce(means, reduction="mean").tolist(), strict=True))
+        self._applied = []
+        metrics["images_per_second"] = self._steps * self.images_per_step / (time.perf_counter() - self._start)
+        self.restart_clock()
+        return metrics
+
+
+class JSONLinesTracker(GeneralTracker):
+    """An accelerate tracker that appends each set of metrics as one JSON line, `{"step": 10, "loss": 1.5, ...}`.
+
+    Args:
+        path (`Path`): the file. Its folder must exist when the first metrics are logged.
+    """
+
+    name = "jsonlines"
+    requires_logging_directory = False
+    main_process_only = True
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+
+    @property
+    def tracker(self) -> Path:
+        return self.path
+
+    def log(self, values: dict[str, float], step: int | None = None, **kwargs: Any) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drops the lines after `step`, which a resumed run writes again, and a truncated last line."""
+        if not self.path.exists():
+            return
+        lines = []
+        for line in self.path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    lines.append(line + "\n")
+            except json.JSONDecodeError:
+                break
+        self.path.write_text("".join(lines))

@@ -1,0 +1,64 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Validation of a model in training: temporary reference anchors, its accuracy with them, and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+
+from ..data.batches import to_pixel_values
+from ..modeling_lzn import LZNModel, evaluation_mode
+from ..pipeline_lzn import LZNPipeline
+
+
+def encode_anchors(model: LZNModel, batches: Iterable[dict[str, Tensor]]) -> Tensor:
+    """Returns the anchors `(N, D)` of batches of `uint8` images, on the model's device."""
+    with evaluation_mode(model):
+        return torch.cat(
+            [model.get_image_anchors(to_pixel_values(b["pixel_values"].to(model.device))) for b in batches]
+        )
+
+
+@contextmanager
+def reference_anchors(model: LZNModel, anchors: Tensor) -> Iterator[None]:
+    """Gives the model these reference anchors inside the context, as a saved model has them, and none afterwards."""
+    model.set_reference_anchors(anchors)
+    try:
+        yield
+    finally:
+        model.register_buffer("reference_anchors", None)
+        model.config.num_reference_anchors = 0
+
+
+def measure_accuracy(accelerator: Accelerator, model: LZNModel, batches: Iterable[dict[str, Tensor]]) -> float:
+    """Measures the accuracy of the label zones, with each image placed among the reference anchors on its own.
+
+    Args:
+        accelerator (`Accelerator`): sums the counts of all processes.
+        model (`LZNModel`): the unwrapped model, with reference anchors.
+        batches (`Iterable`): this process's part of the `uint8` images with labels.
+
+    Returns:
+        `float`: the fraction of images whose most probable zone is that of their label.
+    """
+    correct, total = torch.zeros((), dtype=torch.int64, device=model.device), 0
+    with evaluation_mode(model):
+        for batch in batches:
+            log_probs = model.classify_images(to_pixel_values(batch["pixel_values"].to(model.device)))
+            correct += (log_probs.argmax(-1) == batch["labels"].to(model.device)).sum()
+            total += len(log_probs)
+    counts = accelerator.reduce(torch.stack([correct, torch.full_like(correct, total)]), reduction="sum").tolist()
+    return counts[0] / max(counts[1], 1)
+
+
+def generate_samples(model: LZNModel, seed: int, **options: Any) -> list[Image.Image]:
+    """Generates images by [`LZNPipeline.__call__`] with these options, always from the same noise."""
+    pipe = LZNPipeline.from_model(model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(generator=torch.Generator().manual_seed(seed), **options).images

@@ -1,0 +1,90 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Training batches: their size, their order, where they go on, their seeds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.training import ToyStream, accelerator_fixture, toy_images  # noqa: F401 (a fixture)
+from torch.utils.data import IterableDataset
+
+from lzn_hf.data.batches import image_batches
+from lzn_hf.training.arguments import RunArguments
+from lzn_hf.training.batches import EndlessBatches, make_train_loader, micro_batch_size, seed_micro_batch
+
+
+def test_the_batch_is_split_over_processes_and_accumulation_steps():
+    run = RunArguments(total_batch_size=24, gradient_accumulation_steps=3)
+    assert micro_batch_size(run, num_processes=2) == 4
+    with pytest.raises(ValueError, match="`total_batch_size` 24 cannot be split evenly over 5 processes x 3"):
+        micro_batch_size(run, num_processes=5)
+
+
+def test_a_batch_larger_than_the_data_is_an_error():
+    assert len(make_train_loader(toy_images(7), batch_size=3, num_processes=2)) == 2  # drop_last
+    with pytest.raises(ValueError, match="7 training images do not fill one batch of 4 on 2"):
+        make_train_loader(toy_images(7), batch_size=4, num_processes=2)
+
+
+def test_random_numbers_depend_on_seed_step_micro_batch_and_process_only():
+    generator = torch.Generator()
+
+    def draw(*position: int) -> tuple[list[float], list[float]]:
+        seed_micro_batch(generator, *position)
+        return torch.rand(4).tolist(), torch.rand(4, generator=generator).tolist()
+
+    first = draw(0, 1, 2, 3)
+    torch.rand(7), torch.rand(5, generator=generator)
+    assert draw(0, 1, 2, 3) == first
+    draws = [first, *(draw(*position) for position in [(1, 1, 2, 3), (0, 0, 2, 3), (0, 1, 1, 3), (0, 1, 2, 0)])]
+    streams = [tuple(stream) for pair in draws for stream in pair]
+    assert len(set(streams)) == len(streams)  # also: dropout and noise do not share a stream
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_batches_continue_where_they_stopped(accelerator, streamed):
+    dataset = ToyStream(11) if streamed else toy_images(11, num_labels=11)
+
+    def batches():
+        return EndlessBatches(accelerator.prepare(make_train_loader(dataset, batch_size=3, num_processes=1)))
+
+    endless = batches()
+    iterator = iter(endless)
+    states, expected = [], []
+    for _ in range(10):  # 3 batches an epoch, 2 images left out of each
+        states.append(endless.state_dict())
+        expected.append(next(iterator)["labels"].tolist())
+    for epoch in range(3):
+        assert len({label for batch in expected[3 * epoch : 3 * epoch + 3] for label in batch}) == 9
+    assert expected[:3] != expected[3:6]
+    for start, state in enumerate(states):
+        resumed = batches()
+        resumed.load_state_dict(state)
+        iterator = iter(resumed)
+        assert [next(iterator)["labels"].tolist() for _ in range(10 - start)] == expected[start:], start
+
+
+def test_data_that_fill_no_batch_do_not_loop_forever():
+    class NoBatches(list):
+        def set_epoch(self, epoch: int) -> None:
+            pass
+
+    with pytest.raises(ValueError, match="did not fill one batch"):
+        next(iter(EndlessBatches(NoBatches())))
+
+
+@pytest.mark.parametrize("dataset", [toy_images(10, num_labels=10), ToyStream(10)], ids=["stored", "streamed"])
+def test_evaluation_batches_are_shared_out_and_limited(dataset):
+    def labels(**options):
+        return [label for batch in image_batches(dataset, 4, **options) for label in batch["labels"].tolist()]
+
+    assert sorted(labels()) == list(range(10))
+    assert [len(batch["labels"]) for batch in image_batches(dataset, 4)] == [4, 4, 2]
+    shares = [labels(limit=7, process_index=i, num_processes=3) for i in range(3)]
+    assert [len(share) for share in shares] == [3, 2, 2]
+    assert (
+        sorted(label for rows in shares for label in rows) == sorted(labels(limit=7))
+        and len(set(labels(limit=7))) == 7
+    )
+    if not isinstance(dataset, IterableDataset):
+        assert labels(limit=7, seed=1) == labels(limit=7, seed=1) != labels(limit=7, seed=2)

@@ -1,0 +1,100 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""The end of a training script: one folder with everything, or the one that was there before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.training import forget_accelerators, tiny_model, toy_images, training_setup
+from huggingface_hub import ModelCard
+
+from lzn_hf import LZNModel
+from lzn_hf.data.batches import to_pixel_values
+from lzn_hf.training.arguments import RunArguments
+from lzn_hf.training.final_folder import save_final_folder
+from lzn_hf.training.loop import TrainingLoop
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    forget_accelerators()
+    yield
+    forget_accelerators()
+
+
+def train_two_steps(output_dir: Path, **model_options) -> TrainingLoop:
+    def compute_loss(model, batch, generator):
+        pixel_values = to_pixel_values(batch["pixel_values"])
+        if model.decoder is None:
+            return model(pixel_values).anchors.square().mean(), {}
+        return model(pixel_values, labels=batch["labels"], generator=generator).loss, {}
+
+    torch.manual_seed(0)
+    run = RunArguments(output_dir=str(output_dir), total_batch_size=8, max_train_steps=2, ema_decay=0.5)
+    setup = training_setup(tiny_model(**model_options), toy_images(18), run)
+    rates = dict.fromkeys(("encoder", "decoder", "label_anchors"), 1e-3)
+    loop = TrainingLoop(setup, rates, compute_loss)
+    loop.fit()
+    return loop
+
+
+FILES = {"README.md", "config.json", "metrics.jsonl", "model.safetensors", "preprocessor_config.json"}
+FILES |= {"training_settings.json"}
+
+
+def test_the_final_folder(tmp_path):
+    loop, drawn = train_two_steps(tmp_path), []
+    model, settings = loop.setup.model, {"training": {"seed": 0}}
+    loop.setup.settings = settings
+    trained = {name: value.clone() for name, value in model.named_parameters()}
+
+    def evaluate() -> dict[str, float]:
+        assert model.reference_anchors is None
+        return {"validation_score": float(model.label_anchors.detach().sum())}
+
+    def draw(path: Path) -> None:
+        drawn.append(path)
+        path.touch()
+
+    averages = {name: average.shadow_params for name, average in loop.ema.averages.items()}
+    assert save_final_folder(loop, evaluate=evaluate, draw=draw, num_reference_anchors=5) == tmp_path
+    names = FILES | {"samples.png", "model_index.json", "scheduler_config.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert drawn[0].parent != tmp_path and not drawn[0].parent.exists()  # written elsewhere first: never a half of it
+    saved = LZNModel.from_pretrained(tmp_path)
+    assert torch.equal(saved.label_anchors, averages["label_anchors"][0])
+    assert not torch.equal(saved.label_anchors, trained["label_anchors"])
+    assert torch.equal(saved.reference_anchors, loop.setup.encode_train_anchors(5)) is False  # of the last weights
+    assert torch.equal(model.label_anchors, trained["label_anchors"])
+    with loop.ema.scope():
+        assert torch.equal(saved.reference_anchors, loop.setup.encode_train_anchors(5))
+    assert json.loads((tmp_path / "training_settings.json").read_text()) == settings
+    score = float(saved.label_anchors.detach().sum())
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line == {"step": 2, "validation_score": score}
+    card = ModelCard.load(tmp_path / "README.md")
+    assert f"validation score: {score:.4f}" in card.text and f"{saved.num_parameters():,}" in card.text
+
+
+def test_an_encoder_alone_comes_with_its_image_processor(tmp_path):
+    loop = train_two_steps(tmp_path / "encoder", labels=(), decoder_type=None)
+    save_final_folder(loop, evaluate=dict, num_reference_anchors=5)
+    assert {path.name for path in (tmp_path / "encoder").iterdir()} == FILES
+    assert len(LZNModel.from_pretrained(tmp_path / "encoder").reference_anchors) == 5
+
+
+def test_a_failure_at_the_end_leaves_the_last_folder_alone(tmp_path):
+    def draw(path: Path) -> None:
+        raise OSError("disk full")
+
+    loop = train_two_steps(tmp_path)
+    (tmp_path / "model.safetensors").write_text("of an earlier run")
+    with pytest.raises(OSError, match="disk full"):
+        save_final_folder(loop, evaluate=dict, draw=draw, num_reference_anchors=5)
+    loop.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "model.safetensors"}
+    assert (tmp_path / "model.safetensors").read_text() == "of an earlier run"

@@ -1,0 +1,149 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""The command line and the presets of the training scripts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import train_joint
+import train_representation
+import train_unconditional
+from helpers import ROOT
+
+from lzn_hf.training.arguments import RunArguments
+from lzn_hf.training.models import build_model, model_parts
+from lzn_hf.training.parsing import parse_arguments
+
+
+EXAMPLES = ROOT / "examples"
+PRESETS = EXAMPLES / "presets" / "joint"
+
+
+SCRIPTS = (train_joint, train_representation, train_unconditional)
+
+
+def parse(*argv: str):
+    return parse_arguments(train_joint.ARGUMENTS, PRESETS, argv)
+
+
+def write_preset(tmp_path: Path, **sections) -> str:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(sections))
+    return str(path)
+
+
+def test_flags_win_over_the_preset_which_wins_over_the_defaults(tmp_path):
+    preset = write_preset(
+        tmp_path,
+        model={"latent_dim": 12, "latent_solver": "euler"},
+        data={"max_shift": 1},
+        training={"seed": 5, "warmup_steps": 7},
+    )
+    model, data, run, _ = parse(
+        "--preset", preset, "--seed", "6", "--config_overrides", "latent_dim=13", "decoder_dropout=0.5"
+    )
+    assert model.config == {"latent_dim": 13, "latent_solver": "euler", "decoder_dropout": 0.5}
+    assert (data.max_shift, run.seed, run.warmup_steps) == (1, 6, 7)
+    assert run.max_train_steps == RunArguments.max_train_steps
+    model, *_ = parse("--preset", preset, "--model_name_or_path", "saved", "--config_overrides", "decoder_dropout=0.5")
+    assert model.config == {"decoder_dropout": 0.5}  # the network is the saved one
+
+
+def test_overrides_are_json_or_else_strings():
+    model, *_ = parse(
+        "--config_overrides", "encoder_channel_multipliers=[1,3]", "latent_solver=euler", "step_cutoff=0.5"
+    )
+    assert model.config["encoder_channel_multipliers"] == [1, 3]
+    assert model.config["latent_solver"] == "euler"
+    assert model.config["step_cutoff"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"training": {"warmup_step": 3}},
+            "`warmup_step` in the section 'training' is no flag. Did you mean `warmup_steps`",
+        ),
+        ({"optimizer": {}}, "unknown section 'optimizer'"),
+        ({"training": 3}, "must be a JSON object with the sections model, data, training, joint"),
+    ],
+)
+def test_a_bad_preset_file_is_an_error(tmp_path, sections, message):
+    with pytest.raises(ValueError, match=message):
+        parse("--preset", write_preset(tmp_path, **sections))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--preset", "digit"], "one of cifar10, digits, fashion-mnist .*'digit'. Did you mean `digits`"),
+        (["--preset", "missing.json"], "'missing.json'"),
+        (["--config_overrides", "latent_dim"], "name=value pairs, but one is 'latent_dim'"),
+        (["--total_batch_size", "0"], "`total_batch_size` must be at least 1, but is 0"),
+        (["--checkpoints_total_limit", "0"], "`checkpoints_total_limit` must be at least 1"),
+        (["--warmup_steps", "-1"], "`warmup_steps` must be at least 0, but is -1"),
+        (["--max_grad_norm", "0"], "`max_grad_norm` must be above 0"),
+        (["--ema_decay", "1"], "`ema_decay` must be at least 0 and below 1, but is 1.0"),
+        (["--max_shift", "-2"], "`max_shift` must be at least 0"),
+        (["--hub_model_id", "me/x"], "nothing is uploaded without `--push_to_hub`"),
+    ],
+)
+def test_bad_arguments_are_named(argv, message):
+    with pytest.raises(ValueError, match=message):
+        parse(*argv)
+
+
+def test_a_folder_on_the_command_line_replaces_the_hub_dataset_of_a_preset_only():
+    assert parse("--preset", "cifar10")[1].dataset_name == "uoft-cs/cifar10"
+    assert parse("--preset", "cifar10", "--data_dir", "x")[1].dataset_name is None
+    assert parse("--preset", "cifar10", "--data_dir", "x", "--dataset_name", "a/b")[1].dataset_name == "a/b"
+    assert parse("--preset", "fashion-mnist", "--data_dir", "x")[1].dataset_name == "fashion-mnist"
+    flags = (
+        ["--preset", "cifar10"],
+        ["--preset", "cifar10", "--data_dir", "x"],
+        ["--preset", "fashion-mnist", "--data_dir", "x"],
+        [],
+    )
+    assert [parse(*argv)[1].hub_dataset for argv in flags] == ["uoft-cs/cifar10", None, None, None]
+    assert parse()[1].dataset_name == "digits"
+    assert parse("--data_dir", "x")[1].dataset_name is None
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_has_a_preset_for_digits_and_each_preset_a_folder_of_its_own(script):
+    presets = EXAMPLES / "presets" / script.__name__.removeprefix("train_")
+    names = sorted(path.stem for path in presets.glob("*.json"))
+    folders = [parse_arguments(script.ARGUMENTS, presets, ["--preset", name])[2].output_dir for name in names]
+    assert "digits" in names and len({*folders, RunArguments.output_dir}) == len(names) + 1
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.json")))
+def test_presets_describe_networks_that_can_be_built(preset):
+    sections = json.loads((PRESETS / f"{preset}.json").read_text())
+    shape = {"digits": (8, 1), "fashion-mnist": (28, 1), "cifar10": (32, 3)}[preset]
+    with torch.device("meta"):
+        model = build_model(sections["model"], image_size=shape[0], num_channels=shape[1], label_names=[*"abcdefghij"])
+    sizes = {name: sum(p.numel() for p in parameters) for name, parameters in model_parts(model).items()}
+    if preset == "cifar10":  # published
+        assert sizes == {"encoder": 49_790_260, "decoder": 61_911_939, "label_anchors": 2_000}
+    else:
+        assert sum(sizes.values()) < 10_000_000
+
+
+def test_the_cifar10_preset_is_the_published_one():
+    model, _, run, joint = parse("--preset", "cifar10")
+    assert run.total_batch_size == 2000 and run.warmup_steps == 5000 and run.max_train_steps == 200_000
+    assert (joint.encoder_learning_rate, joint.decoder_learning_rate, joint.label_anchors_learning_rate) == (
+        5e-5,
+        2e-3,
+        1e-4,
+    )
+    assert joint.decoder_train_steps == 60_000
+    assert run.ema_decay == 0.999999 and run.max_grad_norm == 1 and run.lr_scheduler == "constant"
+    assert (model.config["latent_solver"], model.config["latent_num_steps"]) == ("dpmsolver++", 20)
+    assert (model.config["alignment_solver"], model.config["alignment_num_steps"]) == ("euler", 100)
+    assert (model.config["encoder_dropout"], model.config["decoder_dropout"]) == (0.15, 0.15)
