@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lzn_hf import LZNModel
 from lzn_hf.data.batches import to_pixel_values
+from lzn_hf.losses_lzn import draw_noise, reconstruction_loss
 from lzn_hf.modeling_lzn import evaluation_mode
 from lzn_hf.training.arguments import COMMON_ARGUMENTS, ModelArguments, flag, learning_rates, require_at_least
 from lzn_hf.training.final_folder import save_final_folder

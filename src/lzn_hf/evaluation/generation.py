@@ -111,23 +111,23 @@ def evaluate_folder(
             "`num_reconstructions` must be 0 for a model without reference anchors, which cannot place an image, got "
             f"{num_reconstructions}."
         )
-    has_labels = model.config.num_labels > 0 and data.label_names is not None
+    num_labels = len(data.label_names or ()) if model.config.num_labels else 0
 
     # 2. Features of real and generated images, and reconstructions, from all processes.
     draw = {"seed": seed, "process_index": state.process_index, "num_processes": state.num_processes}
-    real, num_others = {}, max(num_samples, MAX_CLASSIFIED) if has_labels else num_samples
+    real, num_others = {}, max(num_samples, MAX_CLASSIFIED) if num_labels else num_samples
     for name, split in splits.items():
         if split is not None:
             limit = max_reference_images if name == reference else num_others
             batches = image_batches(split, batch_size, limit=limit, **draw)
-            real[name] = _collect_statistics(state, extractor, batches, has_labels)
+            real[name] = _collect_statistics(state, extractor, batches, num_labels > 0)
     indices = range(state.process_index, num_samples, state.num_processes)
     progress = progress and state.is_main_process
     generated, evaluations = {}, {}
     for sampler in parsed:
         with counted_evaluations(model.decoder) as counts:
             batches = generated_batches(pipe, sampler, indices, seed, batch_size, progress=progress)
-            generated[sampler.name] = _collect_statistics(state, extractor, batches, has_labels)
+            generated[sampler.name] = _collect_statistics(state, extractor, batches, num_labels > 0)
         evaluations[sampler.name] = _total(state, counts) / num_samples
     reconstruction = {}
     held_out = data.train if data.validation is None else data.validation
@@ -138,17 +138,17 @@ def evaluate_folder(
         return None
 
     # 3. Numbers. Nothing is exchanged from here on, so the other processes do not wait.
-    num_labels, real_images = model.config.num_labels, None
+    real_images = None
     other = next((name for name in real if name != reference), None)
     if other is not None:
         as_many = {name: rows[:num_samples] for name, rows in real[other].items()}
         real_images = {"split": other, "images": len(as_many["features"]), **_distances(as_many, real[reference])}
-        if has_labels:
+        if num_labels:
             real_images["class_consistency"] = _consistency(real["validation"], real["train"], num_labels)
     numbers = {}
     for name, statistics in generated.items():
         numbers[name] = {"evaluations": evaluations[name], **_distances(statistics, real[reference])}
-        if has_labels:
+        if num_labels:
             numbers[name]["class_consistency"] = _consistency(statistics, real["train"], num_labels)
     return {
         "model": os.fspath(model_name_or_path),

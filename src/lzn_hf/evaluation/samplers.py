@@ -124,8 +124,10 @@ def generated_batches(
 
 
 @contextmanager
-def counted_evaluations(decoder: nn.Module) -> Iterator[list[int]]:
+def counted_evaluations(decoder: nn.Module | None) -> Iterator[list[int]]:
     """Inside, the list gets the number of images of each call of the decoder."""
+    if decoder is None:
+        raise ValueError("`decoder` must be that of a model that generates, got None.")
     counts: list[int] = []
     hook = decoder.register_forward_hook(lambda module, inputs, output: counts.append(len(output)))
     try:

@@ -71,6 +71,8 @@ class TrainingSetup:
 
     def validation_batches(self, split_over_processes: bool = False) -> Iterator[dict[str, Tensor]]:
         """Yields batches of the validation images: all of them, or the part of this process."""
+        if self.data.validation is None:
+            raise ValueError("the data has no validation images.")
         part = {}
         if split_over_processes:
             part = {"process_index": self.accelerator.process_index, "num_processes": self.accelerator.num_processes}

@@ -61,4 +61,5 @@ def generate_samples(model: LZNModel, seed: int, **options: Any) -> list[Image.I
     """Generates images by [`LZNPipeline.__call__`] with these options, always from the same noise."""
     pipe = LZNPipeline.from_model(model)
     pipe.set_progress_bar_config(disable=True)
-    return pipe(generator=torch.Generator().manual_seed(seed), **options).images
+    output: Any = pipe(generator=torch.Generator().manual_seed(seed), **options)
+    return output.images
