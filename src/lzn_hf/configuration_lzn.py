@@ -4,6 +4,8 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .latent_zones import REDUCTIONS, SOLVERS
+
 
 @strict
 class LZNConfig(PreTrainedConfig):
@@ -140,7 +142,7 @@ class LZNConfig(PreTrainedConfig):
 
     @property
     def decoder_latent_dim(self) -> int:
-        """What the decoder takes of a latent: all of it, or nothing."""
+        """The width of the decoder's latents: 0 for a model without image encoder."""
         return 0 if self.encoder_type is None else self.latent_dim
 
     def to_diff_dict(self):
@@ -195,11 +197,10 @@ class LZNConfig(PreTrainedConfig):
                 if value is not None and name.startswith(part):
                     check(name, set(value) <= set(resolutions), f"a list of resolutions among {resolutions}")
         for name in ("latent_solver", "alignment_solver"):
-            check(name, getattr(self, name) in ("adams", "euler", "dpmsolver++"), "'adams', 'euler' or 'dpmsolver++'")
+            check(name, getattr(self, name) in SOLVERS, "'adams', 'euler' or 'dpmsolver++'")
         check("step_cutoff", 0 <= self.step_cutoff < 1, "in [0, 1)")
         check("alignment_end", 0 < self.alignment_end <= 1, "in (0, 1]")
-        reductions = ("prob", "log_prob", "mean_log_prob")
-        check("alignment_reduction", self.alignment_reduction in reductions, f"one of {reductions}")
+        check("alignment_reduction", self.alignment_reduction in REDUCTIONS, f"one of {REDUCTIONS}")
         for name in ("reconstruction_weight", "alignment_weight", "num_reference_anchors", "num_prediction_draws"):
             check(name, getattr(self, name) >= 0, "at least 0")
         for name in ("label_anchor_std", "latent_noise_scale"):

@@ -48,13 +48,13 @@ BISECTIONS = 50
 
 
 class Pairs(NamedTuple):
-    """For each of R anchors, the neighbour that it makes an isolated pair with."""
+    """The nearest neighbour of each of R anchors, and whether the two are an isolated pair."""
 
     neighbour: Tensor  # (R,) its index in the pool
     log_weight: Tensor  # (R,) log w'/w
     distance: Tensor  # (R,)
     next_distance: Tensor  # (R,) of the next neighbour
-    isolated: Tensor  # (R,) whether there is such a pair
+    isolated: Tensor  # (R,)
 
 
 def adams_encode_plan(
@@ -100,7 +100,7 @@ def adams_decode_plan(
 
 @torch.no_grad()
 def find_pairs(distance: Tensor, typical: Tensor, log_weights: Tensor | None, include_own: bool) -> Pairs:
-    """The pairs of R anchors in a pool of N, from their distances (R, N) and their median distances (R, 1).
+    """Finds the isolated pairs of R anchors in a pool of N, from their distances (R, N) and median distances (R, 1).
 
     An anchor itself is in the pool, at distance 0, or (`include_own`) beside it, with weight 1.
     """
@@ -119,9 +119,9 @@ def find_pairs(distance: Tensor, typical: Tensor, log_weights: Tensor | None, in
 
 
 def approach_pairs(u: Tensor, anchors: Tensor, pool: Tensor, pairs: Pairs, s: Tensor) -> Tensor:
-    """Carries rows with an isolated pair from infinite s to s, (B, 1), in coordinates `y = s a_b + u`.
+    """Carries rows u (B, D) with an isolated pair from infinite s to s (B, 1), in coordinates `y = s a_b + u`.
 
-    Solves `Phi(y) + w'/w Phi(y - s d) = Phi(x)` for the coordinate y along the pair, x being that of the noise. (B, D) -> (B, D).
+    Solves `Phi(y) + w'/w Phi(y - s d) = Phi(x)` for the coordinate y along the pair, where x is that of the noise.
     """
     direction, d = _directions(anchors, pool[pairs.neighbour], pairs.isolated)
     x = (u * direction).sum(1)
@@ -190,7 +190,7 @@ def _solve(x: Tensor, shift: Tensor, log_weight: Tensor) -> Tensor:
         slope = (slope - torch.logaddexp(log_ndtr(y), log_weight + log_ndtr(y - shift))).exp()
     if not torch.is_grad_enabled():
         return y
-    # A step of Newton's method, which is nothing, with the derivatives of the implicit function.
+    # One step of Newton's method: it does not change the value, and has the derivatives of the implicit function.
     return y - excess(y) / slope
 
 

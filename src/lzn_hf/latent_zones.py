@@ -52,7 +52,7 @@ def compute_latents(
     solver: str = "adams",
     num_steps: int = 20,
 ) -> Tensor:
-    """Latent computation: carry each row from its anchor to the prior, into the latent zone of that anchor.
+    """Carries each row from its anchor to the prior, into the latent zone of that anchor: latent computation.
 
     Integrates (2) with `r = a_b` from `u = n` at large `s` down to `s = 0`, where `u` is the latent. If row b's anchor is drawn
     from the pool by its weights and its noise is standard normal, the latents are standard normal.
@@ -64,11 +64,11 @@ def compute_latents(
             A latent depends on the pool: with a single anchor it is the noise itself.
         log_weights (`Tensor` of shape `(N,)`, *optional*): log-weights of the pool, not necessarily normalised; equal weights by
             default. Minus infinity removes an anchor.
-        include_own (`bool`, defaults to `False`): if true, the pool of row b is {its own anchor, with weight 1} + `pool`, so that
-            the latent of a row depends on no other row. Needs `pool`. Otherwise `pool` must hold the anchors.
-        solver (`"adams"`, `"euler"` or `"dpmsolver++"`): "adams" is third-order Adams-Bashforth in `s` on a grid of each row's own;
-            "euler" and "dpmsolver++" (order 3, multistep) are the published solvers on the published grids.
-        num_steps (`int`, defaults to 20): evaluations of the expected anchor, i.e. passes over the pool, at least 1.
+        include_own (`bool`, *optional*, defaults to `False`): if true, the pool of row b is {its own anchor, with weight 1} + `pool`,
+            so that the latent of a row depends on no other row. Needs `pool`. Otherwise `pool` must hold the anchors.
+        solver (`str`, *optional*, defaults to `"adams"`): `"adams"` is third-order Adams-Bashforth in `s` on a grid for each row;
+            `"euler"` and `"dpmsolver++"` (order 3, multistep) are the published solvers on the published grids.
+        num_steps (`int`, *optional*, defaults to 20): evaluations of the expected anchor, i.e. passes over the pool, at least 1.
 
     Returns:
         `Tensor` of shape `(B, D)`: the latents, float32 (float64 if an input is float64).
@@ -110,7 +110,7 @@ def trace_assignments(
     num_steps: int = 20,
     end: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Latent alignment: carry latents by the flow of `pool` and record which anchor they are assigned to on the way.
+    """Carries latents by the flow of `pool` and records the anchors that they are assigned to: latent alignment.
 
     Integrates (1) from `y = z` at `s = 0` towards the anchors. The softmax in (1) is the probability, seen from a point of the
     trajectory, that it ends at anchor i; its last value decides the latent zone that the latent lies in.
@@ -120,14 +120,16 @@ def trace_assignments(
         pool (`Tensor` of shape `(N, D)`): the anchors to go to.
         targets (`Tensor` of shape `(B,)`, *optional*): int64 index of the anchor in the pool whose probability is wanted.
         log_weights (`Tensor` of shape `(N,)`, *optional*): log-weights of the pool; minus infinity removes an anchor.
-        solver, num_steps: as in [`compute_latents`].
-        end (`float`, defaults to 1.0): time to go to, in (0, 1]; 1 is all the way to the anchors, whatever their scale. Before, anchors
-            are told apart as far as they are several times `(1 - end) / end` apart: `1 / s^2` is the temperature of the softmax.
+        solver (`str`, *optional*, defaults to `"adams"`): as in [`compute_latents`].
+        num_steps (`int`, *optional*, defaults to 20): as in [`compute_latents`].
+        end (`float`, *optional*, defaults to 1.0): time to go to, in (0, 1]; 1 is all the way to the anchors, whatever their scale.
+            Before, anchors are told apart if their distance is several times `(1 - end) / end`: `1 / s^2` is the temperature of the
+            softmax.
 
     Returns:
         `tuple(Tensor, Tensor)`: the points reached, `(B, D)`, and the assignment log-probabilities at each of the S = `num_steps`
         evaluations in their order: `(S, B)` of the targets, or `(S, B, N)` of all anchors when `targets` is None. The points are the
-        last expected anchors, but the state at the end, `t = 1 - 1e-3`, for "dpmsolver++", as published.
+        last expected anchors, or for "dpmsolver++" (as published) the state at the end, `t = 1 - 1e-3`.
 
     Raises:
         ValueError: if a shape does not fit, the solver is unknown, `num_steps < 1`, `end` is out of range or no anchor has a positive weight.
@@ -166,15 +168,15 @@ def trace_assignments(
 
 
 def alignment_loss(log_probs: Tensor, step_cutoff: float = 0.2, reduction: str = "prob") -> Tensor:
-    """Alignment loss over the late steps: `-mean_b max_k p_kb` ("prob"), `-mean_b max_k log p_kb` ("log_prob") or `-mean_kb log p_kb`.
+    """Computes the alignment loss: `-mean_b max_k p_kb` ("prob"), `-mean_b max_k log p_kb` ("log_prob") or `-mean_kb log p_kb`.
 
-    Early on the trajectory every anchor is still likely, so the first `step_cutoff` of the steps are left out. Published: "prob" for
-    labels, "log_prob" for two views. The mean ("mean_log_prob") has no step at which a row is done.
+    Early on the trajectory every anchor is still likely, so the loss leaves out the first `step_cutoff` of the steps. Published: "prob"
+    for labels, "log_prob" for two views. With "mean_log_prob" no single good step satisfies a row.
 
     Args:
         log_probs (`Tensor` of shape `(S, B)`): log-probabilities of the targets from [`trace_assignments`].
-        step_cutoff (`float`, defaults to 0.2): fraction of the steps to leave out, in [0, 1).
-        reduction (`"prob"`, `"log_prob"` or `"mean_log_prob"`): see above.
+        step_cutoff (`float`, *optional*, defaults to 0.2): fraction of the steps to leave out, in [0, 1).
+        reduction (`str`, *optional*, defaults to `"prob"`): `"prob"`, `"log_prob"` or `"mean_log_prob"`, see above.
 
     Returns:
         `Tensor`: a scalar, in [-1, 0] for "prob", else in [0, inf).
@@ -321,7 +323,7 @@ def _result_dtype(*tensors: Tensor | None) -> torch.dtype:
 
 
 def _gradient_dtype(solver: str, dtype: torch.dtype, like: Tensor) -> torch.dtype:
-    """Of the products of backward. The published grids end so close to the anchors that float32 would be seen in their gradients."""
+    """The dtype of backward's products. The published grids end so close to the anchors that float32 would spoil their gradients."""
     return dtype if solver == "adams" else like.dtype
 
 
@@ -349,7 +351,7 @@ def _check_log_weights(log_weights: Tensor | None, pool: Tensor, allow_empty: bo
         return
     if log_weights.shape != pool.shape[:1]:
         raise ValueError(
-            f"`log_weights` must have shape ({pool.shape[0]},), one a pool anchor, got {tuple(log_weights.shape)}."
+            f"`log_weights` must have shape ({pool.shape[0]},), one for each pool anchor, got {tuple(log_weights.shape)}."
         )
     if allow_empty or torch.compiler.is_compiling():  # a graph cannot depend on values
         return

@@ -113,45 +113,41 @@ def _dry_run(config: PreTrainedConfig, channels: int, height: int, width: int) -
 
 
 class BackboneEncoder(nn.Module):
-    """Image encoder: an image model of transformers, whose pooled features go through a projection head to the anchor.
+    """Image encoder: an image model of transformers, and a projection head from its pooled features to the anchor.
 
-    Images x in [-1, 1] are resized (bilinear, with low-pass filter) and normalised to `((x + 1) / 2 - mean) / std`.
-    Features are what the model returns as `pooler_output`, but for a dense layer on the CLS token (ViT, DeiT), which is
-    left out: published weights often lack it. Models without pooled output: the CLS token, else the mean of the last
-    hidden state.
+    Images x in [-1, 1] are resized (bilinear, with low-pass filter) and normalised to `((x + 1) / 2 - mean) / std`. The features are the
+    `pooler_output` of the model, without the dense layer that some models (ViT, DeiT) put on the CLS token: published weights often lack
+    it. For models without pooled output they are the CLS token, or else the mean of the last hidden state.
 
-    Every image is encoded without regard to its batch, if the model does so. (ViT-MAE masks patches at random unless its
-    `mask_ratio` is 0.) Batch norm does not while it trains, so that a model with batch norm needs `freeze_batch_norm`:
+    The encoding of an image does not depend on its batch, if the model keeps images apart. (ViT-MAE masks patches at random unless its
+    `mask_ratio` is 0.) Batch norm mixes them in training, so a model with batch norm needs `freeze_batch_norm`:
 
-    - `true`, for published weights: it always uses its stored statistics; its scale and shift are trained. Random
-      weights have none, so it would normalise nothing.
-    - `false`: in training it uses the statistics of the batch on its own process and updates the stored ones (twice
-      with gradient checkpointing), which moving averages of the weights leave out; the anchors of an image then depend
-      on its batch. From scratch, rather take a model of another norm (ConvNeXt, ViT, DINOv2, Swin, ...), or
-      [`ResNetEncoder`].
+    - `true`, for published weights: it always uses its stored statistics; its scale and shift are trained. Random weights have no
+      such statistics.
+    - `false`: in training it uses the statistics of the batch on its own process and updates the stored ones (twice with gradient
+      checkpointing), which moving averages of the weights leave out. The anchor of an image then depends on its batch. From scratch,
+      prefer a model with another norm (ConvNeXt, ViT, DINOv2, Swin, ...), or [`ResNetEncoder`].
 
-    Parameters that the features do not depend on (such as mask tokens) do not require gradients, so that
-    DistributedDataParallel does not wait for them.
+    Parameters without effect on the features (such as mask tokens) do not require gradients, so that DistributedDataParallel does not
+    wait for them.
 
-    Attribute `feature_dim` is the width of the features. `gradient_checkpointing` is set by
-    `gradient_checkpointing_enable()` of a surrounding model. Where transformers supports it for the layers of the
-    backbone, they keep less in memory in training; any other backbone as a whole keeps nothing but the images between
-    forward and backward pass, which leaves more room for a decoder beside it.
+    The attribute `feature_dim` is the width of the features. `gradient_checkpointing` is set by `gradient_checkpointing_enable()` of a
+    surrounding model. Backbones that support it checkpoint their layers; any other is checkpointed as a whole.
 
     Args:
-        backbone: `model_type` and other fields of the configuration of the model, as JSON values. `num_channels` and
-            `image_size` follow the images unless they are given. Also `image_mean` and `image_std`, one number a channel
-            of the model (default 0.5: the images stay in [-1, 1]), and `input_size`, height and width to which images are
-            resized (default: as they come; position embeddings are then interpolated, where the model can);
-            and `freeze_batch_norm`, see above. [`backbone_arguments`] makes that of published weights.
-        image_size: height and width of the images.
-        in_channels: channels of the images. A single channel is repeated for a backbone of more.
-        latent_dim: width of the anchors; a multiple of 32, and more than that.
-        head_layers: linear layers of the projection head. With more than one, the width of the features must be such
-            a multiple, too.
+        backbone (`dict`): `model_type` and other fields of the model's configuration, as JSON values. `num_channels` and `image_size`
+            follow the images unless they are given. Also `image_mean` and `image_std`, a number for each channel of the model (default
+            0.5: the images stay in [-1, 1]); `input_size`, the height and width that images are resized to (default: no resizing;
+            position embeddings are interpolated where the model can); and `freeze_batch_norm`, see above. [`backbone_arguments`] gives
+            the dictionary of published weights.
+        image_size (`int`): height and width of the images.
+        in_channels (`int`): channels of the images. A single channel is repeated for a backbone with more.
+        latent_dim (`int`): width of the anchors; a multiple of 32, larger than 32.
+        head_layers (`int`): linear layers of the projection head. With more than one, the width of the features must also be such a
+            multiple.
 
     Raises:
-        ValueError: if an argument does not describe a network for these images; names the argument.
+        ValueError: if an argument is out of its range or does not fit the images, with the name of the argument.
     """
 
     def __init__(
@@ -221,7 +217,7 @@ class BackboneEncoder(nn.Module):
         if self.input_size is not None:
             resized = F.interpolate(pixel_values.float(), self.input_size, mode="bilinear", antialias=True)
             pixel_values = resized.to(pixel_values.dtype)
-        # Numbers instead of tensors: these would need a buffer, or a copy to the device for every batch.
+        # Numbers, because tensors would need a buffer, or a copy to the device for every batch.
         channels = pixel_values.expand(-1, self.num_channels, -1, -1).split(1, dim=1)
         normalised = [
             channel * (0.5 / std) + (0.5 - mean) / std
@@ -231,10 +227,13 @@ class BackboneEncoder(nn.Module):
         return _pool(output, self.has_cls_token)
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode `pixel_values` `(B, in_channels, H, W)` in [-1, 1], each image by itself.
+        """Encodes images, each by itself.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, in_channels, H, W)`): images in [-1, 1].
 
         Returns:
-            features `(B, feature_dim)` and anchors `(B, latent_dim)`, these in float32 at least.
+            `tuple(Tensor, Tensor)`: features `(B, feature_dim)`, and anchors `(B, latent_dim)` in float32 at least.
         """
         if self.gradient_checkpointing and self.training and not self.backbone.supports_gradient_checkpointing:
             features = checkpoint(self._features, pixel_values, use_reentrant=False)
@@ -245,15 +244,17 @@ class BackboneEncoder(nn.Module):
 
 
 def backbone_arguments(name_or_path: str) -> dict[str, Any]:
-    """The `backbone` of [`BackboneEncoder`] that goes with published weights.
+    """Returns the `backbone` of [`BackboneEncoder`] for published weights.
 
-    It has the fields of config.json that differ from the defaults of the model, the shape of its images in any case, and
-    the size and normalisation that its image processor gives them. A folder without image processor leaves the images in
-    [-1, 1] and resizes them to the `image_size` of the configuration, if there is one; that is logged. Batch norm is
-    frozen, except for a folder without weights.
+    It has the shape of the images, all fields of config.json that differ from the defaults of the model, and the size and normalisation
+    of its image processor. Without an image processor, which is logged, the images stay in [-1, 1] and are resized to the `image_size`
+    of the configuration, if there is one. Batch norm is frozen, except for a folder without weights.
 
     Args:
-        name_or_path: Folder or hub id of an image model of transformers. Code in it is not run.
+        name_or_path (`str`): folder or hub id of an image model of transformers. Code in it is not run.
+
+    Returns:
+        `dict`: the arguments.
 
     Raises:
         OSError: if there is no such folder or hub id.
@@ -278,9 +279,9 @@ def backbone_arguments(name_or_path: str) -> dict[str, Any]:
 
 
 def _pixel_arguments(name_or_path: str, channels: int) -> dict[str, Any]:
-    """Size and normalisation of an image processor, from what it makes of images of one colour.
+    """Measures the size and normalisation of an image processor on images of one colour.
 
-    Processors scale, shift and crop in ways of their own, under names of their own.
+    The attributes of processors that scale, shift and crop have many names.
     """
     try:
         processor = AutoImageProcessor.from_pretrained(name_or_path, trust_remote_code=False)
@@ -316,17 +317,16 @@ def load_backbone_weights(encoder: BackboneEncoder, name_or_path: str) -> bool:
     Weights for other heads are left aside. Files are read as safetensors, or as PyTorch's with `weights_only=True`.
 
     Args:
-        encoder: The encoder, built with [`backbone_arguments`] of the same model.
-        name_or_path: Folder or hub id of an image model of transformers. Code in it is not run.
+        encoder ([`BackboneEncoder`]): the encoder, built with [`backbone_arguments`] of the same model.
+        name_or_path (`str`): folder or hub id of an image model of transformers. Code in it is not run.
 
     Returns:
-        Whether there were weights. A folder with config.json only leaves the encoder as it was, which is logged.
+        `bool`: whether there were weights. A folder with config.json only leaves the encoder as it was, which is logged.
 
     Raises:
         OSError: if there is no such folder or hub id, or a hub id has no weights.
-        ValueError: for no config.json, and if the weights are of another model, lack a parameter, have one of another shape,
-            or cannot be read.
-            Nothing is loaded then.
+        ValueError: for no config.json, and if the weights are of another model, lack a parameter, have one of another shape, or cannot
+            be read. Nothing is loaded then.
     """
     model = encoder.backbone
     model_type = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False).model_type
