@@ -127,8 +127,6 @@ def unconditional_loss(
 
 def validation_loss(setup: TrainingSetup) -> dict[str, float]:
     """Computes the training loss on the validation images, with fixed noise and times; empty without images."""
-    if setup.data.validation is None:
-        return {}
     generator = torch.Generator(device=setup.accelerator.device)
     total = torch.zeros(2, dtype=torch.float64)
     with evaluation_mode(setup.model):

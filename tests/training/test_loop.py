@@ -24,6 +24,7 @@ RATES = {"encoder": 1e-2, "decoder": 1e-2, "label_anchors": 1e-2}
 
 
 def loss_of_batch(model, batch, generator) -> tuple[Tensor, dict[str, Tensor | None]]:
+    assert model.training
     output = model(to_pixel_values(batch["pixel_values"]), labels=batch["labels"], generator=generator)
     return output.loss, {"alignment_loss": output.alignment_loss, "nothing": None}
 
@@ -40,7 +41,7 @@ class Run:
             **({"output_dir": str(folder), "total_batch_size": 4, "logging_steps": 1, "max_train_steps": 4} | options)
         )
         torch.manual_seed(0)
-        self.model = tiny_model()
+        self.model = tiny_model().eval()  # as `from_pretrained` returns it
         if run.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         setup = training_setup(self.model, toy_images(20), run, checkpoint=resume)
@@ -123,8 +124,29 @@ def test_a_skipped_step_counts_in_no_mean(tmp_path, trouble, accumulated, bad_ca
     assert [line["loss"], line["alignment_loss"]] == pytest.approx(means, rel=1e-6)
 
 
+def test_learning_rates_and_averages_follow_the_steps_that_were_applied(tmp_path):
+    history = []
+
+    def on_step_end(applied: bool) -> None:
+        history.append((applied, run.model.label_anchors.detach().clone()))
+
+    options = {"warmup_steps": 4, "ema_decay": 0.3, "max_train_steps": 5}
+    run = Run(tmp_path, compute_loss=nan_in({2}), on_step_end=on_step_end, **options)
+    average, count = run.model.label_anchors.detach().clone(), 0
+    lines = run.fit()
+    rates = [1e-2 * factor for factor in (0.4375, 0.625, 0.625, 0.8125, 1.0)]  # of the step after the logged one
+    for part in RATES:
+        assert [line[f"{part}_learning_rate"] for line in lines] == pytest.approx(rates)
+    for applied, weights in history:
+        if applied:
+            count += 1
+            average += (1 - min(0.3, (1 + count) / (10 + count))) * (weights - average)
+    assert count == 4
+    torch.testing.assert_close(run.loop.ema.averages["label_anchors"].shadow_params[0], average)
+
+
 def test_all_of_the_state_is_in_a_checkpoint(tmp_path):
-    """A run in two parts, with a state of the caller's, is one run to the bit."""
+    """A run in two parts, with a skipped step and a state of the caller's, is bit-identical to one in one part."""
 
     class Count:
         def __init__(self):
@@ -139,21 +161,26 @@ def test_all_of_the_state_is_in_a_checkpoint(tmp_path):
         def load_state_dict(self, state: dict) -> None:
             self.steps = state["steps"]
 
+    def compute_loss(model, batch, generator):
+        loss, metrics = loss_of_batch(model, batch, generator)
+        return loss * (float("nan") if run.loop.step == 1 else 1.0), metrics
+
     counts, runs = [Count() for _ in range(3)], []
     for count, folder, steps, resume in (
         (counts[0], "whole", 7, None),
-        (counts[1], "parts", 3, None),
+        (counts[1], "parts", 4, None),
         (counts[2], "parts", 7, tmp_path / "parts" / "checkpoint-3"),
     ):
         options = {"on_step_end": count.end_step, "extra_state": {"count": count}}
         options |= {"resume_from_checkpoint": str(resume)} if resume else {}
-        run = Run(tmp_path / folder, max_train_steps=steps, checkpointing_steps=3, resume=resume, **options)
+        options |= {"compute_loss": compute_loss, "warmup_steps": 5, "checkpointing_steps": 3}
+        run = Run(tmp_path / folder, max_train_steps=steps, resume=resume, **options)
         runs.append((run, run.fit()))
-    assert [count.steps for count in counts] == [7, 3, 7]
+    assert [count.steps for count in counts] == [6, 3, 6]
     assert all(torch.equal(runs[0][0].weights[name], value) for name, value in runs[2][0].weights.items())
     assert not all(torch.equal(runs[1][0].weights[name], value) for name, value in runs[2][0].weights.items())
-    losses = [[(line["step"], line["loss"]) for line in lines] for _, lines in (runs[0], runs[2])]
-    assert losses[0] == losses[1] and len(losses[0]) == 7
+    logged = [[{**line, "images_per_second": None} for line in lines] for _, lines in (runs[0], runs[2])]
+    assert logged[0] == logged[1] and [line["nonfinite_steps"] for line in logged[1]] == [0, 1, 1, 1, 1, 1, 1]
 
 
 def test_gradient_checkpointing_gives_the_same_losses(tmp_path):
@@ -201,7 +228,7 @@ def test_the_speed_is_that_of_the_steps_without_evaluations(tmp_path, monkeypatc
         now[0] += 100.0
         return {"score": 0.0}
 
-    run = Run(tmp_path, compute_loss=compute_loss, max_train_steps=5, logging_steps=2, eval_steps=1)
+    run = Run(tmp_path, compute_loss=compute_loss, max_train_steps=5, logging_steps=2, eval_steps=2)
     now[0] += 100.0  # and without what came before the first step
     lines = run.fit(evaluate=evaluate)
     assert [line["images_per_second"] for line in lines if "loss" in line] == [2.0, 2.0, 2.0]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,7 @@ def test_images_for_evaluation(images, tmp_path, monkeypatch):
     assert len(labels(setup.validation_batches())) == 5
     anchors = setup.encode_train_anchors(7)
     assert torch.equal(anchors, encode_anchors(setup.model, setup.train_batches(7)))
+    assert list(replace(setup, data=replace(setup.data, validation=None)).validation_batches()) == []
     monkeypatch.setattr(type(setup.accelerator), "num_processes", 2)
     assert len(labels(setup.validation_batches())) == 5
     assert len(labels(setup.validation_batches(split_over_processes=True))) == 3

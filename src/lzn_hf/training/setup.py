@@ -70,9 +70,9 @@ class TrainingSetup:
         return image_batches(self.data.train, EVAL_BATCH_SIZE, limit=limit, seed=self.run.seed)
 
     def validation_batches(self, split_over_processes: bool = False) -> Iterator[dict[str, Tensor]]:
-        """Yields batches of the validation images: all of them, or the part of this process."""
+        """Yields batches of the validation images, if there are any: all of them, or the part of this process."""
         if self.data.validation is None:
-            raise ValueError("the data has no validation images.")
+            return iter(())
         part = {}
         if split_over_processes:
             part = {"process_index": self.accelerator.process_index, "num_processes": self.accelerator.num_processes}
