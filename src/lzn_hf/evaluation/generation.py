@@ -111,7 +111,8 @@ def evaluate_folder(
             "`num_reconstructions` must be 0 for a model without reference anchors, which cannot place an image, got "
             f"{num_reconstructions}."
         )
-    has_labels = model.config.num_labels > 0 and data.label_names is not None
+    num_labels = len(label_names(model.config))
+    has_labels = num_labels > 0 and data.label_names is not None
 
     # 2. Features of real and generated images, and reconstructions, from all processes.
     draw = {"seed": seed, "process_index": state.process_index, "num_processes": state.num_processes}
@@ -125,7 +126,7 @@ def evaluate_folder(
     progress = progress and state.is_main_process
     generated, evaluations = {}, {}
     for sampler in parsed:
-        with counted_evaluations(model.decoder) as counts:
+        with counted_evaluations(pipe) as counts:
             batches = generated_batches(pipe, sampler, indices, seed, batch_size, progress=progress)
             generated[sampler.name] = _collect_statistics(state, extractor, batches, has_labels)
         evaluations[sampler.name] = _total(state, counts) / num_samples
@@ -138,7 +139,7 @@ def evaluate_folder(
         return None
 
     # 3. Numbers. Nothing is exchanged from here on, so the other processes do not wait.
-    num_labels, real_images = model.config.num_labels, None
+    real_images = None
     other = next((name for name in real if name != reference), None)
     if other is not None:
         as_many = {name: rows[:num_samples] for name, rows in real[other].items()}
@@ -237,7 +238,7 @@ def _measure_reconstruction(
 ) -> dict[str, float]:
     """Error of images that go to noise (and latents) and back by the same solver, clipped to [-1, 1]."""
     originals, reconstructions, done = [], [], 0
-    with counted_evaluations(pipe.model.decoder) as counts:
+    with counted_evaluations(pipe) as counts:
         for batch in batches:
             images = to_pixel_values(batch["pixel_values"])
             places = [state.process_index + (done + i) * state.num_processes for i in range(len(images))]
