@@ -111,23 +111,24 @@ def evaluate_folder(
             "`num_reconstructions` must be 0 for a model without reference anchors, which cannot place an image, got "
             f"{num_reconstructions}."
         )
-    num_labels = len(data.label_names or ()) if model.config.num_labels else 0
+    num_labels = len(label_names(model.config))
+    has_labels = num_labels > 0 and data.label_names is not None
 
     # 2. Features of real and generated images, and reconstructions, from all processes.
     draw = {"seed": seed, "process_index": state.process_index, "num_processes": state.num_processes}
-    real, num_others = {}, max(num_samples, MAX_CLASSIFIED) if num_labels else num_samples
+    real, num_others = {}, max(num_samples, MAX_CLASSIFIED) if has_labels else num_samples
     for name, split in splits.items():
         if split is not None:
             limit = max_reference_images if name == reference else num_others
             batches = image_batches(split, batch_size, limit=limit, **draw)
-            real[name] = _collect_statistics(state, extractor, batches, num_labels > 0)
+            real[name] = _collect_statistics(state, extractor, batches, has_labels)
     indices = range(state.process_index, num_samples, state.num_processes)
     progress = progress and state.is_main_process
     generated, evaluations = {}, {}
     for sampler in parsed:
-        with counted_evaluations(model.decoder) as counts:
+        with counted_evaluations(pipe) as counts:
             batches = generated_batches(pipe, sampler, indices, seed, batch_size, progress=progress)
-            generated[sampler.name] = _collect_statistics(state, extractor, batches, num_labels > 0)
+            generated[sampler.name] = _collect_statistics(state, extractor, batches, has_labels)
         evaluations[sampler.name] = _total(state, counts) / num_samples
     reconstruction = {}
     held_out = data.train if data.validation is None else data.validation
@@ -143,12 +144,12 @@ def evaluate_folder(
     if other is not None:
         as_many = {name: rows[:num_samples] for name, rows in real[other].items()}
         real_images = {"split": other, "images": len(as_many["features"]), **_distances(as_many, real[reference])}
-        if num_labels:
+        if has_labels:
             real_images["class_consistency"] = _consistency(real["validation"], real["train"], num_labels)
     numbers = {}
     for name, statistics in generated.items():
         numbers[name] = {"evaluations": evaluations[name], **_distances(statistics, real[reference])}
-        if num_labels:
+        if has_labels:
             numbers[name]["class_consistency"] = _consistency(statistics, real["train"], num_labels)
     return {
         "model": os.fspath(model_name_or_path),
@@ -237,7 +238,7 @@ def _measure_reconstruction(
 ) -> dict[str, float]:
     """Error of images that go to noise (and latents) and back by the same solver, clipped to [-1, 1]."""
     originals, reconstructions, done = [], [], 0
-    with counted_evaluations(pipe.model.decoder) as counts:
+    with counted_evaluations(pipe) as counts:
         for batch in batches:
             images = to_pixel_values(batch["pixel_values"])
             places = [state.process_index + (done + i) * state.num_processes for i in range(len(images))]

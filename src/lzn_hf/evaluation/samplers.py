@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -124,11 +124,10 @@ def generated_batches(
 
 
 @contextmanager
-def counted_evaluations(decoder: nn.Module | None) -> Iterator[list[int]]:
+def counted_evaluations(pipe: LZNPipeline) -> Iterator[list[int]]:
     """Inside, the list gets the number of images of each call of the decoder."""
-    if decoder is None:
-        raise ValueError("`decoder` must be that of a model that generates, got None.")
     counts: list[int] = []
+    decoder = cast(nn.Module, pipe.model.decoder)  # a pipeline has one
     hook = decoder.register_forward_hook(lambda module, inputs, output: counts.append(len(output)))
     try:
         yield counts
