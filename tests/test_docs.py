@@ -66,7 +66,9 @@ def commands(page: str) -> Iterator[list[str]]:
 
 @functools.cache
 def flags_of(path: Path) -> frozenset[str]:
-    """The flags of a script: its `add_argument` calls, and the fields of `...Arguments` classes, also those that it imports."""
+    """The flags of a script: its `add_argument` calls, the fields of `...Arguments` classes, also those that it imports, and the keys of
+    the `ARGUMENTS` of a benchmark and those of all benchmarks.
+    """
     flags: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "add_argument":
@@ -74,6 +76,8 @@ def flags_of(path: Path) -> frozenset[str]:
         elif isinstance(node, ast.ClassDef) and node.name.endswith("Arguments"):
             own = (one for one in node.body if isinstance(one, ast.AnnAssign) and "init=False" not in ast.unparse(one))
             flags |= {one.target.id for one in own}
+        elif isinstance(node, ast.Dict) and path.parent.name == "benchmarks":
+            flags |= {key.value for key in node.keys if isinstance(key, ast.Constant)}
         elif isinstance(node, ast.ImportFrom):
             parts = (node.module or "").split(".")
             relative = (
