@@ -76,7 +76,7 @@ def test_docstrings_that_agree_pass(tmp_path):
             def build(a, b):
                 """Two parameters."""
 
-            def _step(self, a, b, c):
+            def _step(self, a, b, c, d, e):
                 """Private."""
     '''
     assert found(tmp_path, code) == []
@@ -101,19 +101,19 @@ def test_difference_is_named(tmp_path, signature, entries, message):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ('def f(a, b, c):\n    """Does it."""\n', "1: `f` has no `Args:` for `a`, `b`, `c`."),
-        ("def f(a, b, c):\n    pass\n", "1: `f` has no `Args:` for `a`, `b`, `c`."),
+        ('def f(a, b, c, d, e):\n    """Does it."""\n', "1: `f` has no `Args:` for `a`, `b`, `c`, `d`, `e`."),
+        ("def f(a, b, c, d, e):\n    pass\n", "1: `f` has no `Args:` for `a`, `b`, `c`, `d`, `e`."),
         (
-            'class C:\n    def f(self, a, b, c):\n        """Does it."""\n',
-            "2: `C.f` has no `Args:` for `a`, `b`, `c`.",
+            'class C:\n    def f(self, a, b, c, d, e):\n        """Does it."""\n',
+            "2: `C.f` has no `Args:` for `a`, `b`, `c`, `d`, `e`.",
         ),
         (
-            "class C:\n    def __call__(self, a, b, c):\n        pass\n",
-            "2: `C.__call__` has no `Args:` for `a`, `b`, `c`.",
+            "class C:\n    def __call__(self, a, b, c, d, e):\n        pass\n",
+            "2: `C.__call__` has no `Args:` for `a`, `b`, `c`, `d`, `e`.",
         ),
         (
-            "class C:\n    def __init__(self, a, b, c):\n        pass\n",
-            "1: `C.__init__` has no `Args:` for `a`, `b`, `c`.",
+            "class C:\n    def __init__(self, a, b, c, d, e):\n        pass\n",
+            "1: `C.__init__` has no `Args:` for `a`, `b`, `c`, `d`, `e`.",
         ),
         ("@dataclass\nclass C(BaseOutput):\n    loss: Tensor\n", "2: `C` has no `Args:` for `loss`."),
         (
@@ -138,7 +138,7 @@ def test_command_fails_on_a_difference_only(tmp_path):
     source.parent.mkdir(parents=True)
     for parameters, code, output in [
         ("a, b", 0, "Docstrings and signatures name the same parameters."),
-        ("a, b, c", 1, "src/lzn_hf/data/module.py:1: "),
+        ("a, b, c, d, e", 1, "src/lzn_hf/data/module.py:1: "),
     ]:
         source.write_text(f"def f({parameters}):\n    pass\n")
         answer = subprocess.run([sys.executable, script], capture_output=True, text=True)

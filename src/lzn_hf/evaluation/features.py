@@ -248,7 +248,8 @@ def process_images(images: Tensor, processor: Any, num_channels: int = 3) -> Ten
         if size != tuple(x.shape[-2:]):
             x = F.interpolate(x, size, mode=mode, antialias=mode != "nearest-exact").clamp(0, 255)
         x = _center_crop(x, crop)
-    if getattr(processor, "do_center_crop", False):
+    # Without a `crop_size`, as in [`LZNImageProcessor`], the crop is that of `size`: nothing is left to cut from square images.
+    if getattr(processor, "do_center_crop", False) and processor.crop_size is not None:
         x = _center_crop(x, (processor.crop_size.height, processor.crop_size.width))
     if processor.do_rescale:
         x = x * processor.rescale_factor
