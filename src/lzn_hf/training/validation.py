@@ -59,6 +59,6 @@ def measure_accuracy(accelerator: Accelerator, model: LZNModel, batches: Iterabl
 
 def generate_samples(model: LZNModel, seed: int, **options: Any) -> list[Image.Image]:
     """Generates images by [`LZNPipeline.__call__`] with these options, always from the same noise."""
-    pipe = LZNPipeline.from_model(model)
+    pipe: Any = LZNPipeline.from_model(model)
     pipe.set_progress_bar_config(disable=True)
     return pipe(generator=torch.Generator().manual_seed(seed), **options).images
