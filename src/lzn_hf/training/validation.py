@@ -59,7 +59,7 @@ def measure_accuracy(accelerator: Accelerator, model: LZNModel, batches: Iterabl
 
 def generate_samples(model: LZNModel, seed: int, **options: Any) -> list[Image.Image]:
     """Generates images by [`LZNPipeline.__call__`] with these options, always from the same noise."""
-    pipe = LZNPipeline.from_model(model)
+    pipe: Any = LZNPipeline.from_model(model)
     pipe.set_progress_bar_config(disable=True)
     output: Any = pipe(generator=torch.Generator().manual_seed(seed), **options)
     return output.images
