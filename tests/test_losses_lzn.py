@@ -1,11 +1,11 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""The loss of two views against loops over the published formulas, see test_latent_zones.py."""
+"""The loss of two views against loops over the published formulas, see helpers/latent_flow.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from test_latent_zones import loop_decode, loop_encode, randn
+from helpers.latent_flow import loop_decode, loop_encode, randn
 from torch import Tensor
 
 from lzn_hf import LZNConfig
