@@ -267,6 +267,8 @@ def _names_by_id(field: str, pairs: list[tuple[int | str, str]]) -> dict[int, st
     if set(ids) != set(range(len(ids))):
         raise ValueError(f"`{field}` must be a dict with each id of 0..{len(ids) - 1} once, got the ids {ids}.")
     names = {int(i): name for i, (_, name) in sorted(zip(ids, pairs, strict=True))}
+    if not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"`{field}` must have strings as names, got {list(names.values())}.")
     if len({normal_name(name) for name in names.values()}) < len(names):
         raise ValueError(
             f"`{field}` must be a dict with a different name for each label (NFC and NFD forms of a name are the same), got "

@@ -380,7 +380,7 @@ def test_fine_tuning_onto_other_labels(launched, toys, tmp_path, caplog):
     caplog.set_level("INFO")
     rates = "--encoder_learning_rate 0 --decoder_learning_rate 0"
     folder = train(f"{toys} --model_name_or_path {launched} {rates} --max_train_steps 1 --output_dir {tmp_path}")
-    assert "New label set (10 labels before, 3 now): reinitialized `label_anchors`" in caplog.text
+    assert "Labels kept: none; new, with initial weights: 3 ('cat', 'dog', 'eel'); dropped: 10 ('0'," in caplog.text
     pipe = LZNPipeline.from_pretrained(folder)
     assert pipe.model.config.label2id == {"cat": 0, "dog": 1, "eel": 2}
     pipe.set_progress_bar_config(disable=True)

@@ -24,7 +24,7 @@ from .arguments import DataArguments, ModelArguments, RunArguments
 from .batches import load_data, make_train_loader, micro_batch_size
 from .checkpoints import check_resume, find_checkpoint
 from .metrics import METRICS_FILE, JSONLinesTracker
-from .models import build_model, model_parts
+from .models import build_model, model_parts, with_saved_image_shape
 from .processes import start_accelerator
 from .settings import Settings, dry_run_report, resolve_settings
 from .validation import encode_anchors
@@ -117,7 +117,7 @@ def set_up_training(
     tracker = JSONLinesTracker(Path(run.output_dir) / METRICS_FILE)
     accelerator = start_accelerator(run, trackers=[tracker])
     checkpoint = None if run.dry_run else find_checkpoint(run)
-    data = load_data(accelerator, data_args, use_labels)
+    data = load_data(accelerator, with_saved_image_shape(data_args, model_args.model_name_or_path), use_labels)
     set_seed(run.seed)
     model = build_model(
         model_args.config,
