@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from copy import copy
 from typing import Any, cast
 
 import torch
@@ -145,7 +145,9 @@ def with_saved_image_shape(arguments: DataArguments, pretrained: str | None) -> 
                 f"`{name}` is {given}, but `model_name_or_path` {pretrained} was trained with {saved}: leave `--{name}` out, or "
                 f"pass {saved} where a preset sets it."
             )
-    return replace(arguments, image_size=config.image_size, num_channels=config.num_channels)
+    arguments = copy(arguments)
+    arguments.image_size, arguments.num_channels = config.image_size, config.num_channels
+    return arguments
 
 
 def with_labels(model: LZNModel, id2label: Mapping[int, str]) -> LZNModel:
@@ -157,7 +159,7 @@ def with_labels(model: LZNModel, id2label: Mapping[int, str]) -> LZNModel:
     config = LZNConfig(
         **{**model.config.to_dict(), "num_reference_anchors": 0, "id2label": dict(id2label), "label2id": None}
     )
-    old_labels, new_labels = dict(model.config.id2label or {}), dict(config.id2label or {})
+    old_labels, new_labels = (cast(Mapping[int, str], one.id2label) for one in (model.config, config))
     old_ids = {normal_name(name): i for i, name in old_labels.items()}
     kept = {i: old_ids[normal_name(name)] for i, name in new_labels.items() if normal_name(name) in old_ids}
     new, old = (torch.tensor(list(ids), dtype=torch.int64) for ids in (kept, kept.values()))

@@ -113,11 +113,12 @@ def set_up_training(
     Raises:
         ValueError: for settings that do not fit each other or the data. Nothing is written.
     """
+    data_args = with_saved_image_shape(data_args, model_args.model_name_or_path)
     transformers.utils.logging.disable_progress_bar()  # that of saving weights would break the training's own
     tracker = JSONLinesTracker(Path(run.output_dir) / METRICS_FILE)
     accelerator = start_accelerator(run, trackers=[tracker])
     checkpoint = None if run.dry_run else find_checkpoint(run)
-    data = load_data(accelerator, with_saved_image_shape(data_args, model_args.model_name_or_path), use_labels)
+    data = load_data(accelerator, data_args, use_labels)
     set_seed(run.seed)
     model = build_model(
         model_args.config,
