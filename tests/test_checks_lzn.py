@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,24 @@ def test_generators():
         check_generators([torch.Generator()], 2)
 
 
+@pytest.mark.parametrize(
+    ("bad", "right"),
+    [
+        (0, "got 0: pass torch.Generator().manual_seed(0)."),
+        (np.int64(7), "pass torch.Generator().manual_seed(7)."),
+        ([3, 4], "got [3, 4]: pass [torch.Generator().manual_seed(3), ...]."),
+        ([torch.Generator(), None], "None]: pass [torch.Generator().manual_seed(seed), ...]."),
+        ((torch.Generator(),), "pass [torch.Generator().manual_seed(seed), ...]."),
+        (np.random.default_rng(0), "pass torch.Generator().manual_seed(seed)."),
+    ],
+)
+def test_a_seed_is_no_generator(bad, right):
+    with pytest.raises(
+        ValueError, match=f"^`generator` must be a torch.Generator or a list of them, .*{re.escape(right)}$"
+    ):
+        check_generators(bad, 2)
+
+
 def test_near_matches():
     known = ["seven", "eleven", "one", "sever", "severe"]
     assert near_matches("sevn", known) == ["seven", "sever", "severe"]  # three, best first
@@ -56,3 +76,27 @@ def test_labels():
         labels_to_ids("dig", label2id)
     with pytest.raises(ValueError, match="^`label` must be None, as the model has no labels"):
         labels_to_ids(0, {})
+
+
+def test_an_id_that_is_the_name_of_another_label_is_refused():
+    names = sorted(map(str, range(12)))  # 0, 1, 10, 11, 2, ...
+    label2id = {name: i for i, name in enumerate(names)}
+    message = "^`label` 2 is ambiguous: id 2 is '10', and '2' is the name of id 4: pass label=\"10\" or label=\"2\".$"
+    for label in (2, np.int64(2), [0, 2]):
+        with pytest.raises(ValueError, match=message):
+            labels_to_ids(label, label2id)
+    assert labels_to_ids(["2", "10", 0, 1], label2id).tolist() == [4, 2, 0, 1]
+    digits = {str(i): i for i in range(10)}
+    assert labels_to_ids(list(range(10)), digits).tolist() == list(range(10))
+    with pytest.raises(
+        ValueError, match="^`label` must be in 0..2, got 10. '10' is the name of id 2: pass label='10'.$"
+    ):
+        labels_to_ids(10, {"0": 0, "5": 1, "10": 2})
+    with pytest.raises(ValueError, match="^`label` must be in 0..2, got 3.$"):
+        labels_to_ids(3, {"0": 0, "5": 1, "10": 2})
+
+
+def test_a_name_is_the_same_in_every_unicode_form():
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for label, name in ((composed, decomposed), (decomposed, composed), (composed, composed)):
+        assert labels_to_ids(label, {"tea": 0, name: 1}).tolist() == [1]

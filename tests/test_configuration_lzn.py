@@ -4,10 +4,12 @@
 import json
 
 import pytest
+import torch
+from helpers.pipelines import make_pipeline
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
-from lzn_hf import LZNConfig
+from lzn_hf import LZNConfig, LZNForImageClassification, LZNModel
 
 
 def test_without_labels_by_default():
@@ -27,9 +29,112 @@ def test_save_and_reload(tmp_path, labels):
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "lzn"
 
 
-def test_label_names_give_the_inverse_map():
-    config = LZNConfig(id2label={"0": "cat", "1": "dog"})
-    assert config.num_labels == 2 and config.label2id == {"cat": 0, "dog": 1}
+ID2LABEL, LABEL2ID = {0: "cat", 1: "dog"}, {"cat": 0, "dog": 1}
+# What tutorials write, and what is loaded from JSON.
+FORMS_OF_LABELS = [
+    {"id2label": {"0": "cat", "1": "dog"}},
+    {"id2label": {1: "dog", 0: "cat"}},
+    {"label2id": LABEL2ID},
+    {"label2id": {"dog": "1", "cat": "0"}},
+    {"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": "0", "dog": "1"}, "num_labels": 2},
+    {"id2label": ID2LABEL, "num_labels": 2},
+]
+
+
+@pytest.mark.parametrize("labels", FORMS_OF_LABELS)
+def test_every_form_of_labels(tmp_path, labels):
+    config = LZNConfig(**labels)
+    config.save_pretrained(tmp_path)
+    for same in (config, LZNConfig.from_pretrained(tmp_path), AutoConfig.for_model("lzn", **labels)):
+        assert (same.id2label, same.label2id, same.num_labels) == (ID2LABEL, LABEL2ID, 2)
+        assert list(same.id2label) == [0, 1]
+
+
+CONTRADICTIONS = [
+    ({"id2label": ID2LABEL, "label2id": {"cat": 1, "dog": 0}}, "must agree: the name of id 0 is 'cat' in `id2label`, but 'dog' in"),
+    ({"id2label": ID2LABEL, "label2id": {"cat": 0}}, "must agree: the name of id 1 is 'dog' in `id2label`, but None in `label2id`"),
+    ({"label2id": {"cat": 0, "dog": 0}}, r"`label2id` must be a dict with each id of 0..1 once, got the ids \[0, 0\]"),
+    ({"label2id": {"cat": 1, "dog": 2}}, r"`label2id` must be a dict with each id of 0..1 once, got the ids \[1, 2\]"),
+    ({"id2label": {"cat": 0, "dog": 1}}, r"`id2label` must be a dict with each id of 0..1 once, got the ids \['cat', 'dog'\]"),
+    ({"id2label": {0: 0, 1: 1}}, r"`id2label` must have strings as names, got \[0, 1\]"),
+    ({"id2label": ["cat", "dog"]}, r"`id2label` must be a dict, got \['cat', 'dog'\]"),
+    ({"id2label": {0: "caf\u00e9", 1: "cafe\u0301"}}, "`id2label` must be a dict with a different name for each label .NFC and NFD"),
+    ({"id2label": ID2LABEL, "num_labels": 3}, "`num_labels` must be 2, the number of names that are given, got 3"),
+    ({"label2id": LABEL2ID, "num_labels": 3}, "`num_labels` must be 2, the number of names that are given, got 3"),
+    ({"num_labels": -1}, "`num_labels` must be a whole number of at least 0"),
+    ({"num_labels": "2"}, "`num_labels` must be a whole number of at least 0"),
+    ({"problem_type": "regression"}, "`problem_type` must be None or 'single_label_classification', .* got 'regression'"),
+    ({"problem_type": "multi_label_classification"}, "`problem_type` must be None or .* got 'multi_label_classification'"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory):
+    """A model with the labels a, b and c, and its folder."""
+    folder = tmp_path_factory.mktemp("labels")
+    model = make_pipeline(names=["a", "b", "c"]).model
+    model.save_pretrained(folder)
+    return model, str(folder)
+
+
+@pytest.mark.parametrize(("fields", "message"), CONTRADICTIONS)
+def test_labels_that_contradict_each_other_are_refused_everywhere(saved_model, fields, message):
+    _, folder = saved_model
+    calls = [LZNConfig, lambda **fields: AutoConfig.for_model("lzn", **fields)]
+    classes = (LZNConfig, AutoConfig, LZNModel, AutoModel, LZNForImageClassification, AutoModelForImageClassification)
+    calls += [
+        lambda cls=cls, **fields: cls.from_pretrained(folder, ignore_mismatched_sizes=True, **fields)
+        for cls in classes
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=message):
+            call(**fields)
+
+
+MODEL_CLASSES = [LZNModel, LZNForImageClassification, AutoModel, AutoModelForImageClassification]
+
+
+@pytest.mark.parametrize("cls", MODEL_CLASSES)
+def test_labels_given_to_from_pretrained(saved_model, tmp_path, cls):
+    saved, folder = saved_model
+    for labels in FORMS_OF_LABELS:
+        model = cls.from_pretrained(folder, ignore_mismatched_sizes=True, **labels)
+        assert (model.config.id2label, model.config.label2id) == (ID2LABEL, LABEL2ID)
+    lzn = getattr(model, "lzn", model)
+    assert lzn.label_anchors.shape == (2, 6) and lzn.label_anchors.std() > 0.1
+    torch.testing.assert_close(lzn.reference_anchors, saved.reference_anchors)
+    model.save_pretrained(tmp_path)
+    again = cls.from_pretrained(tmp_path)
+    assert (again.config.id2label, again.config.label2id) == (ID2LABEL, LABEL2ID)
+    assert torch.equal(getattr(again, "lzn", again).label_anchors, lzn.label_anchors)
+    with pytest.raises(RuntimeError, match="`ignore_mismatched_sizes` to `False`"):
+        cls.from_pretrained(folder, **labels)
+
+
+def test_the_number_of_labels_given_to_from_pretrained(saved_model):
+    saved, folder = saved_model
+    same = LZNModel.from_pretrained(folder, num_labels=3)
+    assert same.config.label2id == {"a": 0, "b": 1, "c": 2} and torch.equal(same.label_anchors, saved.label_anchors)
+    more = LZNModel.from_pretrained(folder, num_labels=4, ignore_mismatched_sizes=True)
+    assert more.config.label2id == {f"LABEL_{i}": i for i in range(4)} and more.label_anchors.shape == (4, 6)
+    assert LZNConfig.from_pretrained(folder, id2label=None, label2id=None).id2label == saved.config.id2label
+
+
+def test_other_names_for_the_same_number_of_labels_rename_them(saved_model, caplog):
+    saved, folder = saved_model
+    renamed = LZNModel.from_pretrained(folder, id2label={0: "x", 1: "y", 2: "z"})
+    assert renamed.config.label2id == {"x": 0, "y": 1, "z": 2} and not caplog.records
+    assert torch.equal(renamed.label_anchors, saved.label_anchors)
+    swapped = LZNModel.from_pretrained(folder, label2id={"b": 0, "a": 1, "c": 2})
+    assert torch.equal(swapped.label_anchors, saved.label_anchors)  # so what was 'a' is called 'b'
+    assert "{0: 'a', 1: 'b', 2: 'c'} and become {0: 'b', 1: 'a', 2: 'c'}: weights stay with their ids" in caplog.text
+
+
+def test_changes_given_to_from_pretrained_are_checked(saved_model):
+    _, folder = saved_model
+    assert AutoConfig.from_pretrained(folder, num_prediction_draws=3).num_prediction_draws == 3
+    with pytest.raises(ValueError, match="`latent_solver` must be"):
+        AutoConfig.from_pretrained(folder, latent_solver="heun")
 
 
 @pytest.mark.parametrize(

@@ -428,6 +428,28 @@ def test_classifier_loss(model, images, labels):
     assert classifier(images, return_dict=False)[0].shape == (12, 3)
 
 
+def test_both_models_check_labels_alike(model, images, labels):
+    model.set_reference_anchors(model.get_image_anchors(images))
+    classifier = LZNForImageClassification(model.config).eval()
+    classifier.lzn.load_state_dict(model.state_dict())
+    for bad, message in (
+        (labels + 1, r"`labels` must be in 0..2, got 1..3"),
+        (labels - 1, r"`labels` must be in 0..2, got -1..1"),
+        (torch.full((12,), -100), r"`labels` must be in 0..2, got -100..-100"),
+        (labels[:5], r"`labels` must be int64 of shape \(12,\), one label an image, got torch.int64 of shape \(5,\)"),
+        (labels[:, None], r"got torch.int64 of shape \(12, 1\)"),
+        (labels.int(), r"got torch.int32 of shape \(12,\)"),
+        (F.one_hot(labels).float(), r"got torch.float32 of shape \(12, 3\)"),
+    ):
+        for called in (model, classifier):
+            with pytest.raises(ValueError, match=message):
+                called(images, bad)
+    with pytest.raises(ValueError, match=r"`labels` must be int64 of shape \(1,\).* of shape \(\)"):
+        model.get_label_latents(torch.tensor(2))
+    with pytest.raises(ValueError, match="no labels"):
+        LZNForImageClassification(tiny_config(num_labels=0))(images, labels)
+
+
 # Errors.
 
 

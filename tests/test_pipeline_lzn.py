@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
+from pathlib import Path
 
+import helpers.pipelines
 import numpy as np
 import pytest
 import torch
@@ -102,10 +105,42 @@ def test_every_form_of_a_label(pipe):
     torch.testing.assert_close(mixed[1:], generate(pipe, "two", seeded(1)))
 
 
-def test_names_come_before_ids():
-    pipe = make_pipeline(names=["1", "0"])
-    assert torch.equal(generate(pipe, "1"), generate(pipe, 0))
-    assert not torch.equal(generate(pipe, "1"), generate(pipe, 1))
+def test_names_decide_and_ids_must_not_contradict_them():
+    pipe = make_pipeline(names=["1", "0", "2", "x"])
+    with pytest.raises(ValueError, match="`label` 0 is ambiguous: id 0 is '1'"):
+        generate(pipe, 0)
+    assert not torch.equal(generate(pipe, "1"), generate(pipe, "0"))
+    assert torch.equal(generate(pipe, "2"), generate(pipe, 2)) and torch.equal(generate(pipe, "x"), generate(pipe, 3))
+
+
+def test_a_batch_size_is_no_number_of_images(pipe):
+    with pytest.warns(UserWarning, match="`batch_size=16` is .* which is 1: pass `num_images_per_label=16`") as caught:
+        assert len(generate(pipe, batch_size=16)) == 1
+    (warning,) = caught
+    assert Path(warning.filename) == Path(helpers.pipelines.__file__)  # it points at the call
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(generate(pipe, num_images_per_label=3, batch_size=16)) == 3
+        assert len(generate(pipe, "one", batch_size=16)) == 1
+        assert len(generate(pipe, latents=torch.randn(1, 6), batch_size=16)) == 1
+        assert len(generate(pipe, batch_size=1)) == len(generate(pipe)) == 1
+
+
+def test_a_seed_is_no_generator_in_any_method(pipe, images):
+    calls = [
+        lambda seed: pipe(label="one", generator=seed),
+        lambda seed: pipe.invert(images[:2], generator=seed),
+        lambda seed: pipe.reconstruct(images[:2], generator=seed),
+        lambda seed: pipe.interpolate(*images[:2], generator=seed),
+        lambda seed: pipe.vary(images[:2], 0.5, generator=seed),
+    ]
+    for call in calls:
+        with pytest.raises(
+            ValueError, match=r"`generator` must be .* got 0: pass torch.Generator\(\).manual_seed\(0\)"
+        ):
+            call(0)
+        with pytest.raises(ValueError, match=r"`generator` must be .* got \[1, 2\]: pass \[torch.Generator"):
+            call([1, 2])
 
 
 def test_generator_decides(pipe):

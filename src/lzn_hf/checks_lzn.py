@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 
@@ -41,9 +42,20 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> Non
 
 
 def check_generators(generator: Generators, num_images: int) -> None:
-    """Raises a `ValueError` unless `generator` is none, one, or a list of one for each image."""
+    """Raises a `ValueError` unless `generator` is `None`, one generator, or a list with one for each image."""
+    given = generator if isinstance(generator, list) else [generator]
+    if generator is not None and not all(isinstance(one, torch.Generator) for one in given):
+        seeds = [one for one in given if isinstance(one, Integral)]
+        right = f"torch.Generator().manual_seed({seeds[0] if seeds else 'seed'})"
+        right = f"[{right}, ...]" if isinstance(generator, (list, tuple)) else right
+        raise ValueError(f"`generator` must be a torch.Generator or a list of them, got {generator!r}: pass {right}.")
     if isinstance(generator, list) and len(generator) != num_images:
         raise ValueError(f"`generator` must be one or a list of {num_images}, one an image, got {len(generator)}.")
+
+
+def normal_name(name: str) -> str:
+    """Returns the NFC form of a name: what looks the same on the screen is one name, however it was typed or stored."""
+    return unicodedata.normalize("NFC", name)
 
 
 def near_matches(name: str, known: Iterable[str]) -> list[str]:
@@ -62,7 +74,7 @@ def labels_to_ids(label: str | int | Sequence[str | int], label2id: dict[str, in
         `Tensor` of shape `(N,)`: the ids, int64.
 
     Raises:
-        ValueError: for an unknown label, an empty list and a model without labels.
+        ValueError: for an unknown label, an id that is the name of another label, an empty list and a model without labels.
     """
     if not label2id:
         raise ValueError(f"`label` must be None, as the model has no labels (config.num_labels is 0), got {label!r}.")
@@ -77,15 +89,25 @@ def _label_to_id(label: object, label2id: dict[str, int]) -> int:
     if isinstance(label, str):
         if label in label2id:
             return label2id[label]
+        for name, label_id in label2id.items():
+            if normal_name(name) == normal_name(label):
+                return label_id
         near = near_matches(label, label2id)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         known = ", ".join(map(repr, list(label2id)[:10])) + (", ..." if num_labels > 10 else "")
         raise ValueError(f"`label` {label!r} is unknown.{hint} The model has {num_labels} labels: {known}.")
     if not isinstance(label, Integral) or isinstance(label, bool):
         raise ValueError(f"`label` must be a name or an id of a label, got {label!r} of type {type(label).__name__}.")
-    label_id = int(label)
+    name, label_id = str(label), int(label)
     if not 0 <= label_id < num_labels:
-        raise ValueError(f"`label` must be in 0..{num_labels - 1}, got {label}.")
+        hint = f" {name!r} is the name of id {label2id[name]}: pass label={name!r}." if name in label2id else ""
+        raise ValueError(f"`label` must be in 0..{num_labels - 1}, got {label}.{hint}")
+    if label2id.get(name, label_id) != label_id:
+        other = next(other for other, i in label2id.items() if i == label_id)
+        raise ValueError(
+            f"`label` {name} is ambiguous: id {name} is {other!r}, and {name!r} is the name of id {label2id[name]}: pass "
+            f'label="{other}" or label="{name}".'
+        )
     return label_id
 
 
@@ -97,4 +119,5 @@ __all__ = [
     "check_tensor",
     "labels_to_ids",
     "near_matches",
+    "normal_name",
 ]

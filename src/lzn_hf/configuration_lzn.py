@@ -1,10 +1,18 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 """Configuration of Latent Zoning Network models."""
 
+import logging
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .checks_lzn import check_at_least, normal_name
 from .latent_zones import REDUCTIONS, SOLVERS
+
+
+logger = logging.getLogger(__name__)
+
+LABEL_FIELDS = ("id2label", "label2id", "num_labels")
 
 
 @strict
@@ -68,7 +76,8 @@ class LZNConfig(PreTrainedConfig):
             [`LZNModel.set_reference_anchors`].
         num_prediction_draws (`int`, *optional*, defaults to 0): classification of an image averages the zone probabilities over
             this many fixed draws of prior noise; 0 takes the middle of its zone instead (noise zero).
-        id2label (`dict[int, str]`, *optional*): names of the labels; or `num_labels`. Neither: a model without labels.
+        id2label (`dict[int, str]`, *optional*): names of the labels. Instead of it, `label2id`, or `num_labels` for the names
+            `LABEL_0`, ...; those that are given must agree. Ids may be strings, as in JSON. By default, the model has no labels.
 
     Raises:
         ValueError: if a value is out of its range (the library's `StrictDataclassError` for a wrong type).
@@ -130,8 +139,8 @@ class LZNConfig(PreTrainedConfig):
     num_prediction_draws: int = 0
 
     def __post_init__(self, **kwargs):
-        if self.id2label is None and kwargs.get("num_labels") is None:
-            kwargs["num_labels"] = 0  # transformers' own default is 2 labels
+        # transformers would give a model without these fields two labels, and does not compare the three.
+        self.id2label = _label_names(self.id2label, self.label2id, kwargs.pop("num_labels", None))
         super().__post_init__(**kwargs)
         self.label2id = {name: id for id, name in self.id2label.items()}
         # Lists as JSON has them, so that a saved and reloaded configuration is equal to the first one.
@@ -139,6 +148,25 @@ class LZNConfig(PreTrainedConfig):
             if isinstance(value, tuple):
                 setattr(self, name, list(value))
         self._check()
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        # transformers would set the arguments of `from_pretrained` on the finished configuration, past all checks.
+        changes = {name: kwargs.pop(name) for name in (*cls.__annotations__, "problem_type") if name in kwargs}
+        labels = {name: kwargs.pop(name) for name in LABEL_FIELDS if name in kwargs}
+        labels = {name: value for name, value in labels.items() if value is not None}
+        saved = _label_names(*map(config_dict.get, LABEL_FIELDS))
+        if labels and labels != {"num_labels": len(saved)}:
+            names = _label_names(*map(labels.get, LABEL_FIELDS))
+            if len(names) == len(saved) and names != saved and set(names.values()) & set(saved.values()):
+                logger.warning(
+                    f"The saved labels are {saved} and become {names}: weights stay with their ids, so this renames labels. "
+                    "Fine-tuning with `model_name_or_path` matches labels by name."
+                )
+            config_dict = {name: value for name, value in config_dict.items() if name not in LABEL_FIELDS}
+        else:
+            labels = {}  # the number of labels alone, unchanged: they keep their names
+        return super().from_dict({**config_dict, **changes, **labels}, **kwargs)
 
     @property
     def decoder_latent_dim(self) -> int:
@@ -205,9 +233,48 @@ class LZNConfig(PreTrainedConfig):
             check(name, getattr(self, name) >= 0, "at least 0")
         for name in ("label_anchor_std", "latent_noise_scale"):
             check(name, getattr(self, name) > 0, "positive")
-        names = self.id2label or {}
-        check("id2label", list(range(len(names))) == sorted(names), "a dict with the keys 0..num_labels-1")
-        check("id2label", len(set(names.values())) == len(names), "a dict with a different name for each label")
+        one_label = self.problem_type in (None, "single_label_classification")
+        check("problem_type", one_label, "None or 'single_label_classification', as each image has one label")
+
+
+def _label_names(id2label: dict | None, label2id: dict | None, num_labels: int | None) -> dict[int, str]:
+    """Returns the names of labels by id, from those of the three fields that are not `None`. They must agree."""
+    if num_labels is not None:
+        check_at_least(0, num_labels=num_labels)
+    for field, value in (("id2label", id2label), ("label2id", label2id)):
+        if value is not None and not isinstance(value, dict):
+            raise ValueError(f"`{field}` must be a dict, got {value!r}.")
+    names = None if id2label is None else _names_by_id("id2label", list(id2label.items()))
+    if label2id is not None:
+        inverse = _names_by_id("label2id", [(i, name) for name, i in label2id.items()])
+        names = inverse if names is None else names
+        for i in sorted({*names, *inverse}):
+            if names.get(i) != inverse.get(i):
+                raise ValueError(
+                    f"`id2label` and `label2id` must agree: the name of id {i} is {names.get(i)!r} in `id2label`, but "
+                    f"{inverse.get(i)!r} in `label2id`. Pass one of the two."
+                )
+    if names is None:
+        return {i: f"LABEL_{i}" for i in range(num_labels or 0)}
+    if num_labels not in (None, len(names)):
+        raise ValueError(f"`num_labels` must be {len(names)}, the number of names that are given, got {num_labels}.")
+    return names
+
+
+def _names_by_id(field: str, pairs: list[tuple[int | str, str]]) -> dict[int, str]:
+    """Returns the (id, name) pairs of a field of the configuration by id. Ids and names must not repeat."""
+    ids = [int(i) if str(i).isdecimal() else i for i, _ in pairs]
+    if set(ids) != set(range(len(ids))):
+        raise ValueError(f"`{field}` must be a dict with each id of 0..{len(ids) - 1} once, got the ids {ids}.")
+    names = {int(i): name for i, (_, name) in sorted(zip(ids, pairs, strict=True))}
+    if not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"`{field}` must have strings as names, got {list(names.values())}.")
+    if len({normal_name(name) for name in names.values()}) < len(names):
+        raise ValueError(
+            f"`{field}` must be a dict with a different name for each label (NFC and NFD forms of a name are the same), got "
+            f"{list(names.values())}."
+        )
+    return names
 
 
 __all__ = ["LZNConfig"]

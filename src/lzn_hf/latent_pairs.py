@@ -119,9 +119,19 @@ def find_pairs(distance: Tensor, typical: Tensor, log_weights: Tensor | None, in
 
 
 def approach_pairs(u: Tensor, anchors: Tensor, pool: Tensor, pairs: Pairs, s: Tensor) -> Tensor:
-    """Carries rows u (B, D) with an isolated pair from infinite s to s (B, 1), in coordinates `y = s a_b + u`.
+    """Carries rows with an isolated pair from infinite s to s, in coordinates `y = s a_b + u`.
 
-    Solves `Phi(y) + w'/w Phi(y - s d) = Phi(x)` for the coordinate y along the pair, where x is that of the noise.
+    Solves `Phi(y) + w'/w Phi(y - s d) = Phi(x)` for the coordinate y along the pair, where x is the coordinate of the noise.
+
+    Args:
+        u (`Tensor` of shape `(B, D)`): the noise of each row, its u at infinite s.
+        anchors (`Tensor` of shape `(B, D)`): the anchor a_b of each row.
+        pool (`Tensor` of shape `(N, D)`): all anchors.
+        pairs ([`Pairs`]): the pair of each row.
+        s (`Tensor` of shape `(B, 1)`): signal over noise to go to.
+
+    Returns:
+        `Tensor` of shape `(B, D)`: u at s.
     """
     direction, d = _directions(anchors, pool[pairs.neighbour], pairs.isolated)
     x = (u * direction).sum(1)

@@ -51,13 +51,18 @@ class Schedule(NamedTuple):
 
 
 def published_schedule(solver: str, num_steps: int, *, decode: bool, like: Tensor, end: float = 1.0) -> Schedule:
-    """The published grids, uniform in t: Euler, and multistep DPM-Solver++ of order 3 (arXiv 2211.01095) in data prediction.
-
-    Towards the anchors they go up to t = `end`, 1 in the published implementation.
+    """Returns a published grid, uniform in t: Euler, or multistep DPM-Solver++ of order 3 (arXiv 2211.01095) in data prediction.
 
     An Euler step in t on x is an Euler step in s on y. With `lambda = log s`, `h_k = lambda_{k+1} - lambda_k`, `phi_1 = expm1(-h)`,
     `phi_2 = phi_1 / h + 1`, `phi_3 = phi_2 / h - 1/2`, a DPM-Solver++ step is `y += (s_{k+1} - s_k) E_k + s_{k+1} (phi_2 D_1 - phi_3 D_2)`
     with divided differences D_1, D_2 of the expected anchors in lambda; in second order `(s_{k+1} - s_k) D_1 / 2` replaces the bracket.
+
+    Args:
+        solver (`str`): `"euler"` or `"dpmsolver++"`.
+        num_steps (`int`): number of evaluations of the expected anchor.
+        decode (`bool`): whether the grid goes from the prior towards the anchors instead of back.
+        like (`Tensor`): a tensor of the data type and on the device of the result.
+        end (`float`, *optional*, defaults to 1.0): the time that a grid towards the anchors ends at; published: 1.
     """
     # In Python numbers: the same for all inputs, and a constant to torch.compile.
     grid = [k / num_steps for k in range(num_steps + 1)]
@@ -110,6 +115,7 @@ def adams_encode_schedule(
         nearest, typical (`Tensor` of shape `(R, 1)`): distances that bound and scale the grid.
         merged (`Tensor` of shape `(R, 1)`): anchors up to this distance are the row's own as far as the grid is concerned.
         log_weights, include_own: as in [`compute_latents`].
+        num_steps (`int`): number of steps.
     """
     mesh = torch.linspace(0, 1, MESH_POINTS, dtype=nearest.dtype, device=nearest.device)
     s_hi = NEIGHBOUR_UNSEEN / nearest

@@ -307,10 +307,17 @@ class OutputSkip(nn.Module):
 
 
 class LatentTap(nn.Module):
-    """Maps a feature map of `in_channels` x `resolution` x `resolution` to its summand of the anchor.
+    """Maps a feature map to its summand of the anchor: a 1x1 convolution, flattening in C, H, W order, linear layers.
 
-    A 1x1 convolution leaves `channels` channels, which are flattened in C, H, W order and go through `num_layers`
-    linear layers of hidden width `hidden_dim`. The linear layers keep PyTorch's own initialisation.
+    The linear layers keep PyTorch's own initialisation.
+
+    Args:
+        in_channels (`int`): channels of the feature map.
+        resolution (`int`): height and width of the feature map.
+        latent_dim (`int`): width of the anchor.
+        channels (`int`): channels after the convolution.
+        hidden_dim (`int`): width of the hidden layers.
+        num_layers (`int`): number of linear layers.
     """
 
     def __init__(
@@ -330,10 +337,15 @@ class LatentTap(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """Embeds latent, label (if `num_labels` > 0) and time together; `channels` is the decoder's `base_channels`.
+    """Embeds latent, label and time together. Time is the step number 999 t.
 
-    Time is the step number 999 t. With `time_embedding` `"sinusoidal"` it is embedded by `channels` sinusoids, with `"fourier"` by
-    `2 * channels` Fourier features of its logarithm, of frequencies with standard deviation `fourier_scale`.
+    Args:
+        latent_dim (`int`): width of the latents.
+        num_labels (`int`): number of labels; 0 for an embedding without them.
+        channels (`int`): `base_channels` of the decoder.
+        time_embedding (`str`): `"sinusoidal"`: `channels` sinusoids of the time. `"fourier"`: `2 * channels` random Fourier features of
+            its logarithm.
+        fourier_scale (`float`): standard deviation of the frequencies of these features.
     """
 
     def __init__(

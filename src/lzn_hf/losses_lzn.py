@@ -76,7 +76,18 @@ def place_anchors(
 def align_latents(
     config: LZNConfig, latents: Tensor, pool: Tensor, targets: Tensor, log_weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Computes the alignment loss of latents (B, D) with their targets (B,) in a pool (N, D): the loss, and log-probabilities (S, B)."""
+    """Computes the alignment loss of latents with their target anchors.
+
+    Args:
+        config ([`LZNConfig`]): settings of the alignment flow and of its loss.
+        latents (`Tensor` of shape `(B, D)`): the latents.
+        pool (`Tensor` of shape `(N, D)`): the anchors to align them with.
+        targets (`Tensor` of shape `(B,)`): the row of `pool` that each latent belongs to.
+        log_weights (`Tensor` of shape `(N,)`, *optional*): logarithms of the weights of the anchors; equal by default.
+
+    Returns:
+        `tuple`: the loss, a scalar, and the log-probabilities `(S, B)` of the targets at each of the S alignment steps.
+    """
     _, log_probs = trace_assignments(
         latents,
         pool,
@@ -170,10 +181,18 @@ def view_losses(
 def label_losses(
     config: LZNConfig, latents: Tensor, label_anchors: Tensor, labels: Tensor, *, weighted: bool
 ) -> dict[str, Tensor]:
-    """Computes `alignment_loss` and `label_log_probs` of [`LZNOutput`] for latents (B, D) with labels (B,).
+    """Computes the alignment loss of latents with the anchors of their labels.
 
-    If `weighted`, the label anchors have the label frequencies of the global batch as weights. That is for training only: at
-    evaluation the frequencies would leak the labels of the batch into the prediction.
+    Args:
+        config ([`LZNConfig`]): settings of the alignment flow and of its loss.
+        latents (`Tensor` of shape `(B, D)`): latents of images.
+        label_anchors (`Tensor` of shape `(C, D)`): the anchors of all labels.
+        labels (`Tensor` of shape `(B,)`): int64 labels of the images.
+        weighted (`bool`): whether the label frequencies of the global batch weight the label anchors. For training only: at
+            evaluation they would leak the labels of the batch into the prediction.
+
+    Returns:
+        `dict[str, Tensor]`: `alignment_loss` and `label_log_probs` of [`LZNOutput`].
     """
     log_weights = log_label_frequencies(labels, len(label_anchors)) if weighted else None
     loss, log_probs = align_latents(config, latents, label_anchors, labels, log_weights)
@@ -196,7 +215,8 @@ def check_labels(labels: Tensor | None, batch_size: int, num_labels: int) -> Non
         raise ValueError(f"`labels` are needed for the loss of a model with {num_labels} labels, got None.")
     if labels.dtype != torch.int64 or labels.shape != (batch_size,):
         raise ValueError(
-            f"`labels` must be int64 of shape ({batch_size},), got {labels.dtype} of shape {tuple(labels.shape)}."
+            f"`labels` must be int64 of shape ({batch_size},), one label an image, got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}."
         )
     if not torch.compiler.is_compiling() and ((labels < 0) | (labels >= num_labels)).any():
         raise ValueError(f"`labels` must be in 0..{num_labels - 1}, got {labels.min().item()}..{labels.max().item()}.")
@@ -204,6 +224,7 @@ def check_labels(labels: Tensor | None, batch_size: int, num_labels: int) -> Non
 
 __all__ = [
     "align_latents",
+    "check_labels",
     "draw_noise",
     "gather_pool",
     "label_losses",

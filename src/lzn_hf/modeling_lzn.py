@@ -235,7 +235,7 @@ class LZNModel(LZNPreTrainedModel):
             ValueError: if the model has no labels, or a label is out of range.
         """
         label_anchors = self._require_label_anchors()
-        check_labels(labels, len(labels), len(label_anchors))
+        check_labels(labels, labels.numel(), len(label_anchors))
         anchors = label_anchors[labels]
         noise = draw_noise(anchors, generator) if noise is None else noise
         solver, num_steps = self.config.alignment_solver, self.config.alignment_num_steps
@@ -385,9 +385,11 @@ class LZNForImageClassification(LZNPreTrainedModel):
             return_dict (`bool`, *optional*): whether to return an `ImageClassifierOutput` (default) or a tuple.
 
         Raises:
-            ValueError: as [`LZNModel.classify_images`].
+            ValueError: as [`LZNModel.classify_images`], and for labels of a wrong type, shape or range.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
+        if labels is not None:
+            check_labels(labels, len(pixel_values), len(self.lzn._require_label_anchors()))
         logits = self.lzn.classify_images(pixel_values)
         loss = None if labels is None else F.nll_loss(logits, labels)
         output = ImageClassifierOutput(loss=loss, logits=logits)

@@ -233,10 +233,12 @@ class NCSNppEncoder(nn.Module):
 class NCSNppDecoder(nn.Module):
     """Velocity decoder: an NCSN++ U-Net conditioned on time, latent and (if it has labels) label.
 
-    A new decoder outputs nearly zero. `gradient_checkpointing` is as for [`NCSNppEncoder`], and so are the arguments that are not listed
-    here. On the way up each resolution has one block more, and attention after the last only.
+    A new decoder outputs nearly zero. `gradient_checkpointing` is as for [`NCSNppEncoder`]. On the way up each resolution has one block
+    more, and attention after the last only.
 
     Args:
+        image_size, in_channels, base_channels, channel_multipliers, num_res_blocks, attention_resolutions, dropout, skip_rescale,
+            fir_kernel, input_skip: as for [`NCSNppEncoder`].
         latent_dim (`int`): width of the latents; 0 for a decoder that takes empty ones.
         num_labels (`int`): number of labels; 0 for a decoder that takes none.
         output_skip (`bool`, *optional*, defaults to `False`): whether the output is a sum over all resolutions instead of the output of

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class GenerationPipeline(FlatFolderPipeline):
         num_inference_steps: int = 20,
         generator: Generators = None,
         latents: Tensor | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         solver: str | None = None,
@@ -96,7 +97,8 @@ class GenerationPipeline(FlatFolderPipeline):
                 (`2 num_inference_steps - 1` in all with `FlowMatchHeunDiscreteScheduler`, two a step with `solver="heun"`).
             generator (`torch.Generator` or list of them, one an image, *optional*): draws all noise.
             latents (`Tensor` of shape `(N, latent_dim)`, *optional*): points of the latent space, instead of `label`.
-            batch_size (`int`, *optional*, defaults to 64): images generated at once.
+            batch_size (`int`, *optional*, defaults to 64): images generated at once, out of those that `label`, `latents` and
+                `num_images_per_label` ask for.
             output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`, `"np"` (`(B, H, W, C)` in [0, 1]) or `"pt"`
                 (`(B, C, H, W)` in [0, 1]).
             return_dict (`bool`, *optional*, defaults to `True`): whether to return an [`LZNPipelineOutput`] or a tuple.
@@ -115,7 +117,8 @@ class GenerationPipeline(FlatFolderPipeline):
         """
         # 1. Check everything before anything is computed.
         check_output_type(output_type)
-        check_at_least(1, num_images_per_label=num_images_per_label, batch_size=batch_size)
+        chunk_size = 64 if batch_size is None else batch_size
+        check_at_least(1, num_images_per_label=num_images_per_label, batch_size=chunk_size)
         check_choice((None, *FLOW_SOLVERS), solver=solver)
         flow = ImageFlow(self.scheduler if solver is None else solver, num_inference_steps, t_min)
         if return_trajectory and solver == "rk45":
@@ -143,6 +146,12 @@ class GenerationPipeline(FlatFolderPipeline):
         elif self.model.encoder is None and sample_noise is not None and num_images_per_label == 1:
             check_tensor("sample_noise", sample_noise, ("N", *image_shape))
             num_images = len(sample_noise)
+        elif batch_size is not None and batch_size > 1 == num_images_per_label:
+            warnings.warn(
+                f"`batch_size={batch_size}` is the number of images computed at once, not the number of images, which is 1: pass "
+                f"`num_images_per_label={batch_size}` for {batch_size} images.",
+                stacklevel=2,
+            )
         check_generators(generator, num_images)
         if sample_noise is not None:
             check_tensor("sample_noise", sample_noise, (num_images, *image_shape))
@@ -166,7 +175,7 @@ class GenerationPipeline(FlatFolderPipeline):
                 states.setdefault(t, []).append(samples.cpu())
 
             on_step = record if return_trajectory else None
-            chunks = self._chunks(flow, sample_noise, latents, labels, batch_size)
+            chunks = self._chunks(flow, sample_noise, latents, labels, chunk_size)
             samples = torch.cat([flow.to_images(velocity_fn, noise, on_step) for velocity_fn, noise in chunks])
 
         # 4. Convert to the requested type.

@@ -380,7 +380,7 @@ def test_fine_tuning_onto_other_labels(launched, toys, tmp_path, caplog):
     caplog.set_level("INFO")
     rates = "--encoder_learning_rate 0 --decoder_learning_rate 0"
     folder = train(f"{toys} --model_name_or_path {launched} {rates} --max_train_steps 1 --output_dir {tmp_path}")
-    assert "New label set (10 labels before, 3 now): reinitialized `label_anchors`" in caplog.text
+    assert "Labels kept: none; new, with initial weights: 3 ('cat', 'dog', 'eel'); dropped: 10 ('0'," in caplog.text
     pipe = LZNPipeline.from_pretrained(folder)
     assert pipe.model.config.label2id == {"cat": 0, "dog": 1, "eel": 2}
     pipe.set_progress_bar_config(disable=True)
@@ -412,8 +412,8 @@ def test_an_image_model_of_transformers_becomes_the_encoder(toys, tmp_path):
     assert pipe.embed(image).shape == (1, 64) and len(pipe.classify(image)[0]) == 3
 
 
-def test_fine_tuning_on_other_images_says_how(launched, toys, tmp_path):
-    with pytest.raises(ValueError, match="Pass `--image_size 8 --num_channels 1` to have the dataset converted"):
+def test_fine_tuning_refuses_another_image_size(launched, toys, tmp_path):
+    with pytest.raises(ValueError, match="`image_size` is 16, but `model_name_or_path` .* was trained with 8"):
         train(f"{toys} --model_name_or_path {launched} --image_size 16 --output_dir {tmp_path}")
 
 

@@ -7,11 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.pipelines import make_pipeline
 from helpers.training import SHAPE, TINY, accelerator_fixture, tiny_model  # noqa: F401 (a fixture)
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from lzn_hf.training.models import LABEL_INPUT_LAYER, PartwiseEMA, build_model, freeze_part, model_parts, with_labels
+from lzn_hf import LZNModel, LZNPipeline
+from lzn_hf.training.arguments import DataArguments
+from lzn_hf.training.models import (
+    LABEL_INPUT_LAYER,
+    PartwiseEMA,
+    build_model,
+    freeze_part,
+    model_parts,
+    with_labels,
+    with_saved_image_shape,
+)
 
 
 def test_a_model_from_random_weights_has_the_shape_and_labels_of_the_data():
@@ -52,38 +63,72 @@ def test_fine_tuning_keeps_all_weights_for_the_same_labels(saved_model):
     assert all(torch.equal(tuned.state_dict()[name], value) for name, value in weights.items())
 
 
-@pytest.mark.parametrize("labels", [("x", "y"), ("c", "b", "a"), ("a", "b", "c", "d", "e"), ()])
-def test_fine_tuning_onto_other_labels_keeps_everything_but_what_reads_labels(saved_model, labels, caplog):
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (("c", "a", "b"), "Labels kept: 3 ('c', 'a', 'b'); new, with initial weights: none; dropped: none."),
+        (("a", "d", "b", "e", "c"), "kept: 3 ('a', 'b', 'c'); new, with initial weights: 2 ('d', 'e'); dropped: none."),
+        (("c",), "kept: 1 ('c'); new, with initial weights: none; dropped: 2 ('a', 'b')."),
+        (("x", "a"), "kept: 1 ('a'); new, with initial weights: 1 ('x'); dropped: 2 ('b', 'c')."),
+        (("x", "y"), "kept: none; new, with initial weights: 2 ('x', 'y'); dropped: 3 ('a', 'b', 'c')."),
+        ((), "kept: none; new, with initial weights: none; dropped: 3 ('a', 'b', 'c')."),
+        ([*"abcdefghijkl"], "new, with initial weights: 9 ('d', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l'); dropped: none."),
+        ([*"defghijklmn"], "kept: none; new, with initial weights: 11 ('d', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm', ...)"),
+    ],
+)  # fmt: skip
+def test_fine_tuning_matches_labels_by_name(saved_model, labels, message, caplog):
+    """Columns of the decoder's input layer: 6 of the latent, one of each label, those of the time."""
     caplog.set_level("INFO")
     model, folder = saved_model
     tuned = build_model({}, **SHAPE, label_names=labels, pretrained=folder)
     assert list(tuned.config.id2label.values()) == list(labels)
+    assert message in caplog.text and "All other weights are kept." in caplog.text
     new, old = tuned.state_dict(), model.state_dict()
-    for name in old.keys() - {"reference_anchors", "label_anchors", LABEL_INPUT_LAYER}:
+    assert new.keys() >= old.keys() - {"reference_anchors", "label_anchors"}
+    for name in new.keys() - {"label_anchors", LABEL_INPUT_LAYER}:
         assert torch.equal(new[name], old[name]), name
-    count = len(labels)
-    assert torch.equal(new[LABEL_INPUT_LAYER][:, :6], old[LABEL_INPUT_LAYER][:, :6])
-    assert torch.equal(new[LABEL_INPUT_LAYER][:, 6 + count :], old[LABEL_INPUT_LAYER][:, 6 + 3 :])
-    same = min(count, 3)
-    assert count == 0 or not (new[LABEL_INPUT_LAYER][:, 6 : 6 + same] == old[LABEL_INPUT_LAYER][:, 6 : 6 + same]).any()
-    if labels:
-        assert new["label_anchors"].shape == (count, 6)
-        assert not (new["label_anchors"][:same] == old["label_anchors"][:same]).any()
-    else:
-        assert "label_anchors" not in new
-    assert f"New label set (3 labels before, {count} now): reinitialized `label_anchors`" in caplog.text
-    # Without its label columns a layer of the old model and one of the new are the same function: the decoder agrees,
-    # too.
-    with torch.no_grad():
-        for network, labels_before in ((model, 3), (tuned, count)):
-            network.decoder.condition_embedding.linear1.weight[:, 6 : 6 + labels_before] = 0
-        sample, latents, zeros = torch.randn(2, 1, 8, 8), torch.randn(2, 6), torch.zeros(2, dtype=torch.int64)
-        velocities = [
-            m.eval().predict_velocity(sample, 0.5, latents, zeros if m.config.num_labels else None)
-            for m in (model, tuned)
-        ]
-    assert velocities[0].abs().max() > 0.1
-    torch.testing.assert_close(*velocities)
+    new_layer, old_layer = new[LABEL_INPUT_LAYER], old[LABEL_INPUT_LAYER]
+    assert torch.equal(new_layer[:, :6], old_layer[:, :6])
+    assert torch.equal(new_layer[:, 6 + len(labels) :], old_layer[:, 6 + 3 :])
+    assert ("label_anchors" in new) == bool(labels)
+    for i, label in enumerate(labels):
+        for before, name in enumerate("abc"):
+            for same in (
+                torch.equal(new["label_anchors"][i], old["label_anchors"][before]),
+                torch.equal(new_layer[:, 6 + i], old_layer[:, 6 + before]),
+            ):
+                assert same == (label == name)
+        assert new["label_anchors"][i].std() > 0.1 and new_layer[:, 6 + i].std() > 0.01
+
+
+def test_the_same_labels_in_another_order_are_the_same_function(tmp_path):
+    """What the model says of an image and what it draws for a label, by name."""
+    before = make_pipeline(names=["a", "b", "c"])
+    model: LZNModel = before.model
+    model.save_pretrained(tmp_path)
+    tuned = build_model({}, **SHAPE, label_names=["b", "c", "a"], pretrained=str(tmp_path)).eval()
+    tuned.set_reference_anchors(model.reference_anchors)
+    after = LZNPipeline.from_model(tuned)
+    images = torch.rand(5, 1, 8, 8)
+    for one, other in zip(before.classify(images), after.classify(images), strict=True):
+        scores, others = ({row["label"]: row["score"] for row in rows} for rows in (one, other))
+        assert scores == pytest.approx(others, abs=1e-5)
+    drawn = []
+    for pipe in (before, after):
+        generators = [torch.Generator().manual_seed(i) for i in range(6)]
+        options = {"num_images_per_label": 2, "num_inference_steps": 4, "output_type": "pt"}
+        drawn.append(pipe(label=["a", "b", "c"], generator=generators, **options).images)
+    torch.testing.assert_close(*drawn, atol=1e-5, rtol=0)
+    with torch.no_grad():  # the comparison sees which label the decoder gets
+        sample, latents = torch.randn(2, 1, 8, 8), torch.randn(2, 6)
+        a, b = (model.predict_velocity(sample, 0.5, latents, torch.full((2,), i)) for i in range(2))
+    assert (a - b).abs().max() > 1e-2
+
+
+def test_labels_are_matched_in_every_unicode_form():
+    model = tiny_model(labels=("tea", "caf\u00e9"))
+    tuned = with_labels(model, {0: "cafe\u0301", 1: "tea"})
+    assert torch.equal(tuned.label_anchors, model.label_anchors.flip(0))
 
 
 def test_a_model_without_labels_learns_labels():
@@ -94,7 +139,7 @@ def test_a_model_without_labels_learns_labels():
 @pytest.mark.parametrize(
     ("overrides", "shape", "message"),
     [
-        ({}, {"image_size": 16, "num_channels": 1}, r"8 x 8 pixels with 1 channels.*16 x 16 with 1. Pass `--image_size 8 --num_channels 1`"),
+        ({}, {"image_size": 16, "num_channels": 1}, r"8 x 8 pixels with 1 channels.*16 x 16 with 1"),
         ({}, {"image_size": 8, "num_channels": 3}, r"gives 8 x 8 with 3"),
         ({"encoder_num_res_blocks": 2}, SHAPE, "does not fit its config with `config_overrides`.*missing_keys"),
         ({"latent_dim": 7}, SHAPE, "does not fit its config with `config_overrides`.*mismatched"),
@@ -116,6 +161,19 @@ def test_a_folder_of_something_else_is_an_error(saved_model, tmp_path):
         (Path(folder) / name).unlink()
         with pytest.raises(OSError, match=name):
             build_model({}, **SHAPE, label_names=["a", "b", "c"], pretrained=folder)
+
+
+def test_images_are_converted_for_a_saved_model(saved_model):
+    _, folder = saved_model
+    for given in ({}, {"image_size": 8}, {"num_channels": 1, "image_size": 8}):
+        arguments = DataArguments(data_dir="images", max_shift=1, **given)
+        assert with_saved_image_shape(arguments, None) == arguments
+        shaped = with_saved_image_shape(arguments, folder)
+        assert shaped == DataArguments(data_dir="images", max_shift=1, image_size=8, num_channels=1)
+    for name, given, saved in (("image_size", 16, 8), ("num_channels", 3, 1)):
+        message = f"`{name}` is {given}, but `model_name_or_path` .* was trained with {saved}: leave `--{name}` out"
+        with pytest.raises(ValueError, match=message):
+            with_saved_image_shape(DataArguments(**{name: given}), folder)
 
 
 def test_overrides_that_own_no_weights_apply_to_a_saved_model(saved_model):

@@ -15,6 +15,7 @@ from helpers.training import TINY, forget_accelerators, write_image_folder
 
 from lzn_hf import LZNModel
 from lzn_hf.training.arguments import DataArguments, ModelArguments, RunArguments
+from lzn_hf.training.models import build_model
 from lzn_hf.training.setup import set_up_training
 from lzn_hf.training.validation import encode_anchors
 
@@ -34,11 +35,11 @@ def images(tmp_path_factory) -> Path:
 def set_up(images: Path, output_dir: Path, *, check=lambda model: None, **options):
     """`options` of RunArguments, or of `set_up_training`."""
     label_options = {name: options.pop(name) for name in ("use_labels", "model_labels") if name in options}
-    model_args = ModelArguments()
-    model_args.config = TINY
-    skip_bad_images = options.pop("skip_bad_images", False)
+    model_args = ModelArguments(model_name_or_path=options.pop("model_name_or_path", None))
+    model_args.config = {} if model_args.model_name_or_path else TINY
+    data_options = {name: options.pop(name) for name in ("skip_bad_images", "image_size") if name in options}
     run = RunArguments(**({"output_dir": str(output_dir), "total_batch_size": 8} | options))
-    data_args = DataArguments(data_dir=str(images), skip_bad_images=skip_bad_images)
+    data_args = DataArguments(data_dir=str(images), **data_options)
     return set_up_training(
         "test", model_args, data_args, run, extra=RunArguments(seed=9), check=check, **label_options
     )
@@ -64,6 +65,20 @@ def test_weights_follow_the_seed(images, tmp_path):
         forget_accelerators()
         anchors.append(set_up(images, tmp_path, seed=seed).model.label_anchors)
     assert torch.equal(anchors[0], anchors[1]) and not torch.equal(anchors[0], anchors[2])
+
+
+def test_fine_tuning_converts_images_to_the_shape_of_the_model(images, tmp_path):
+    folder = str(tmp_path / "saved")
+    saved = build_model(TINY, image_size=4, num_channels=3, label_names=["eel", "cat"])
+    saved.save_pretrained(folder)
+    setup = set_up(images, tmp_path / "run", model_name_or_path=folder)
+    assert (setup.data.image_size, setup.data.num_channels) == (4, 3)
+    assert next(iter(setup.loader))["pixel_values"].shape == (8, 3, 4, 4)
+    anchors = setup.model.label_anchors
+    assert torch.equal(anchors[[2, 0]], saved.label_anchors) and setup.model.config.id2label[1] == "dog"
+    forget_accelerators()
+    with pytest.raises(ValueError, match=r"`image_size` is 8, but `model_name_or_path` .* was trained with 4"):
+        set_up(images, tmp_path / "run", model_name_or_path=folder, image_size=8)
 
 
 @pytest.mark.parametrize("use_labels", [True, False])

@@ -49,8 +49,8 @@ class ModelArguments:
 
     model_name_or_path: str | None = flag(
         None,
-        "Fine-tune this saved folder or hub id instead of starting from random weights. For another label set, the label "
-        "anchors and the decoder's label input are reinitialized and all other weights are kept.",
+        "Fine-tune this saved folder or hub id instead of starting from random weights. Images are converted to its size and "
+        "channels. Labels are matched by name: new ones are initialized, and all other weights are kept.",
     )
     encoder_name_or_path: str | None = flag(
         None,

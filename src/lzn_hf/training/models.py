@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any, cast
 
 import torch
@@ -13,10 +14,11 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import nn
 
+from ..checks_lzn import normal_name
 from ..configuration_lzn import LZNConfig
 from ..modeling_lzn import LZNModel
 from ..networks_backbone import BackboneEncoder, backbone_arguments, load_backbone_weights
-from .arguments import near_names
+from .arguments import DataArguments, near_names
 from .settings import CONFIG_FIELDS
 
 
@@ -82,20 +84,11 @@ def build_model(
             "of the two."
         )
 
-    saved = LZNConfig.get_config_dict(pretrained)[0]
-    if not saved:
-        raise FileNotFoundError(f"`model_name_or_path` {pretrained} has no config.json.")
-    if saved.get("model_type") != LZNConfig.model_type:
-        raise ValueError(
-            f"`model_name_or_path` {pretrained} must be a saved LZNModel (model type 'lzn'), but is of type "
-            f"{saved.get('model_type')!r}."
-        )
-    config = LZNConfig.from_dict(saved)
+    config = load_saved_config(pretrained)
     if (config.image_size, config.num_channels) != (image_size, num_channels):
         raise ValueError(
             f"`model_name_or_path` {pretrained} takes images of {config.image_size} x {config.image_size} pixels with "
-            f"{config.num_channels} channels, but the dataset gives {image_size} x {image_size} with {num_channels}. "
-            f"Pass `--image_size {config.image_size} --num_channels {config.num_channels}` to have the dataset converted."
+            f"{config.num_channels} channels, but the dataset gives {image_size} x {image_size} with {num_channels}."
         )
     for name, value in overrides.items():
         setattr(config, name, value)
@@ -114,39 +107,87 @@ def build_model(
     return with_labels(model, id2label)
 
 
+def load_saved_config(pretrained: str) -> LZNConfig:
+    """Reads the config of a saved model.
+
+    Raises:
+        OSError: if `pretrained` lacks a config.json.
+        ValueError: if it is of a model of another type.
+    """
+    saved = LZNConfig.get_config_dict(pretrained)[0]
+    if not saved:
+        raise FileNotFoundError(f"`model_name_or_path` {pretrained} has no config.json.")
+    if saved.get("model_type") != LZNConfig.model_type:
+        raise ValueError(
+            f"`model_name_or_path` {pretrained} must be a saved LZNModel (model type 'lzn'), but is of type "
+            f"{saved.get('model_type')!r}."
+        )
+    return LZNConfig.from_dict(saved)
+
+
+def with_saved_image_shape(arguments: DataArguments, pretrained: str | None) -> DataArguments:
+    """Returns the data arguments with the image size and channels of a saved model, to which images are then converted.
+
+    Args:
+        arguments (`DataArguments`): which images. An `image_size` or `num_channels` that is not `None` must be the model's.
+        pretrained (`str`, *optional*): folder or hub id of the saved model. Without one the arguments stay as they are.
+
+    Raises:
+        OSError, ValueError: as [`load_saved_config`], and a `ValueError` for a size or channels that contradict the model.
+    """
+    if pretrained is None:
+        return arguments
+    config = load_saved_config(pretrained)
+    for name in ("image_size", "num_channels"):
+        given, saved = getattr(arguments, name), getattr(config, name)
+        if given not in (None, saved):
+            raise ValueError(
+                f"`{name}` is {given}, but `model_name_or_path` {pretrained} was trained with {saved}: leave `--{name}` out, or "
+                f"pass {saved} where a preset sets it."
+            )
+    arguments = copy(arguments)
+    arguments.image_size, arguments.num_channels = config.image_size, config.num_channels
+    return arguments
+
+
 def with_labels(model: LZNModel, id2label: Mapping[int, str]) -> LZNModel:
     """Copies a model for the labels of a dataset, without its reference anchors, which training makes stale.
 
-    For the model's own labels all weights are kept. For others, the label anchors and the decoder's label columns are
-    reinitialized and all other weights are kept. The log says which.
+    Labels are matched by name. Those that the model knows keep their anchor and their column in the decoder, under their new
+    id; those of new labels are initialized. All other weights are kept. The log names the labels.
     """
     config = LZNConfig(
         **{**model.config.to_dict(), "num_reference_anchors": 0, "id2label": dict(id2label), "label2id": None}
     )
-    old_labels, new_labels = dict(model.config.id2label or {}), dict(config.id2label or {})
+    old_labels, new_labels = (cast(Mapping[int, str], one.id2label) for one in (model.config, config))
+    old_ids = {normal_name(name): i for i, name in old_labels.items()}
+    kept = {i: old_ids[normal_name(name)] for i, name in new_labels.items() if normal_name(name) in old_ids}
+    new, old = (torch.tensor(list(ids), dtype=torch.int64) for ids in (kept, kept.values()))
     fresh = LZNModel(config)
     weights = fresh.state_dict()
-    same_labels = old_labels == new_labels
     for name, value in model.state_dict().items():
-        if name == "reference_anchors":
-            continue
-        if not same_labels and name == "label_anchors":
-            continue
-        if not same_labels and name == LABEL_INPUT_LAYER:
-            latent_dim = config.latent_dim
-            weights[name][:, :latent_dim] = value[:, :latent_dim]
-            weights[name][:, latent_dim + len(new_labels) :] = value[:, latent_dim + len(old_labels) :]
-        else:
+        if name == "label_anchors" and new_labels:
+            weights[name][new] = value[old]
+        elif name == LABEL_INPUT_LAYER:
+            first = config.decoder_latent_dim  # columns: the latent, the labels, the time
+            weights[name][:, :first] = value[:, :first]
+            weights[name][:, first + new] = value[:, first + old]
+            weights[name][:, first + len(new_labels) :] = value[:, first + len(old_labels) :]
+        elif name not in ("label_anchors", "reference_anchors"):
             weights[name] = value
     fresh.load_state_dict(weights)
-    if same_labels:
-        logger.info(f"Kept all weights: the dataset has the model's {len(new_labels)} labels.")
-    else:
-        logger.info(
-            f"New label set ({len(old_labels)} labels before, {len(new_labels)} now): reinitialized `label_anchors` and the label "
-            f"columns of `{LABEL_INPUT_LAYER}`; kept all other weights."
-        )
+    logger.info(
+        f"Labels kept: {_listed(new_labels[i] for i in kept)}; new, with initial weights: "
+        f"{_listed(name for i, name in new_labels.items() if i not in kept)}; dropped: "
+        f"{_listed(name for i, name in old_labels.items() if i not in kept.values())}. All other weights are kept."
+    )
     return fresh
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Returns the number of names and the first ten of them."""
+    names = list(names)
+    return f"{len(names)} ({', '.join(map(repr, names[:10]))}{', ...' if names[10:] else ''})" if names else "none"
 
 
 def model_parts(model: LZNModel) -> dict[str, list[nn.Parameter]]:

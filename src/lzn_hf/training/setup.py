@@ -24,7 +24,7 @@ from .arguments import DataArguments, ModelArguments, RunArguments
 from .batches import load_data, make_train_loader, micro_batch_size
 from .checkpoints import check_resume, find_checkpoint
 from .metrics import METRICS_FILE, JSONLinesTracker
-from .models import build_model, model_parts
+from .models import build_model, model_parts, with_saved_image_shape
 from .processes import start_accelerator
 from .settings import Settings, dry_run_report, resolve_settings
 from .validation import encode_anchors
@@ -113,6 +113,7 @@ def set_up_training(
     Raises:
         ValueError: for settings that do not fit each other or the data. Nothing is written.
     """
+    data_args = with_saved_image_shape(data_args, model_args.model_name_or_path)
     transformers.utils.logging.disable_progress_bar()  # that of saving weights would break the training's own
     tracker = JSONLinesTracker(Path(run.output_dir) / METRICS_FILE)
     accelerator = start_accelerator(run, trackers=[tracker])
