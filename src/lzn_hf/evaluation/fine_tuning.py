@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from ..checks_lzn import check_at_least
 from ..data.batches import collate_images, image_batches, to_pixel_values
 from ..data.images import ImageData, StoredImageDataset, TensorImageDataset
 from ..modeling_lzn import LZNModel, evaluation_mode
-from ..pipeline_arguments_lzn import check_at_least
 from .probes import nonzero_std, require_encoder
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..checks_lzn import check_at_least
 from ..losses_lzn import place_anchors
 from ..modeling_lzn import LZNForImageClassification, LZNModel, evaluation_mode
-from ..pipeline_arguments_lzn import check_at_least
 from .inputs import check_labels, flatten_images
 from .metrics import frechet_distance
 

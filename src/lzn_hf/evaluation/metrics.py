@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..pipeline_arguments_lzn import check_at_least
+from ..checks_lzn import check_at_least
 from .inputs import check_features, check_images
 
 

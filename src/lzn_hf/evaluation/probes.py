@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks_lzn import check_at_least
 from ..data.batches import to_pixel_values
 from ..losses_lzn import place_anchors
 from ..modeling_lzn import LZNModel, evaluation_mode
-from ..pipeline_arguments_lzn import check_at_least
 from .inputs import check_features, check_labels
 
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..checks_lzn import check_at_least
 from ..image_processing_lzn import LZNImageProcessor
-from ..pipeline_arguments_lzn import check_at_least
 
 
 GAP = 2  # pixels between the cells of a grid

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..checks_lzn import check_at_least
 from ..latent_zones import trace_assignments
-from ..pipeline_arguments_lzn import check_at_least
 from .figures import check_labels, check_rows, draw_map, new_figure, palette_colours
 
 
