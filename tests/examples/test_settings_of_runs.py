@@ -32,7 +32,7 @@ def presets(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("presets")
     training = {"total_batch_size": 8, "logging_steps": 1}
     joint = json.loads((ROOT / "tests/helpers/toy_preset.json").read_text())
-    encoder = {"latent_dim": 6, "encoder_type": "resnet", "encoder_small_images": True, "decoder_type": None}
+    encoder = {"latent_dim": 64, "encoder_type": "resnet", "encoder_small_images": True, "decoder_type": None}
     encoder |= {"encoder_depths": [1], "encoder_widths": [32]}
     sections = {
         "joint": {**joint, "training": training},

@@ -10,7 +10,14 @@ import os
 import sys
 import time
 import traceback
-from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentDefaultsHelpFormatter,
+    ArgumentParser,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -27,8 +34,28 @@ EXIT_CODE = 2  # as argparse has it
 SECONDS_FOR_MAIN_PROCESS = 10.0
 
 
-class CommandLineParser(HfArgumentParser):
-    """Parses a command line into argument dataclasses. Every mistake is a `ValueError`.
+class StrictParser(ArgumentParser):
+    """An `ArgumentParser` for which every mistake is a `ValueError`. It suggests flags for one that does not exist."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses as `ArgumentParser` does, and refuses unknown flags and numbers that are not finite."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            name = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
+            if not name.startswith("-"):
+                self.error(f"unexpected argument {name!r}: every value follows its --flag")
+            spelling = f"--{name.lstrip('-').replace('-', '_')}"
+            matches = close_matches(spelling, [action.option_strings[0] for action in self._actions])
+            self.error(f"unknown flag {name}{f'; did you mean {matches}?' if matches else '; see --help'}")
+        require_finite(vars(namespace))
+        return namespace, unknown
+
+
+class CommandLineParser(StrictParser, HfArgumentParser):
+    """Parses a command line into argument dataclasses.
 
     `--data-dir` works like `--data_dir`, and `--no_use_labels` is the opposite of `--use_labels`; `--help` shows both spellings of
     such a switch in one place and any other flag once.
@@ -56,22 +83,6 @@ class CommandLineParser(HfArgumentParser):
         shown.option_strings = [shown.option_strings[0], *(action.option_strings[0] for action in negated)]
         for action in negated:
             action.help = SUPPRESS
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parses as `ArgumentParser` does, and refuses unknown flags and numbers that are not finite."""
-        namespace, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            name = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
-            if not name.startswith("-"):
-                self.error(f"unexpected argument {name!r}: every value follows its --flag")
-            spelling = f"--{name.lstrip('-').replace('-', '_')}"
-            matches = close_matches(spelling, [action.option_strings[0] for action in self._actions])
-            self.error(f"unknown flag {name}{f'; did you mean {matches}?' if matches else '; see --help'}")
-        require_finite(vars(namespace))
-        return namespace, unknown
 
     def flags_given(self, argv: Sequence[str] | None) -> dict[str, Any]:
         """Returns the values of the flags that are on the command line, by name, without defaults."""
