@@ -30,6 +30,7 @@ from comparison import EXAMPLES, Row, run_script
 from PIL import Image
 
 from lzn_hf.training.arguments import require_at_least
+from lzn_hf.training.command_line import run_as_script
 from lzn_hf.visualization.curves import plot_quality
 
 
@@ -137,4 +138,4 @@ def plot(runs: Sequence[Row], preset: str) -> Image.Image:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main)

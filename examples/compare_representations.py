@@ -25,6 +25,7 @@ import comparison
 from comparison import Row, run_script
 
 from lzn_hf.training.arguments import require_at_least
+from lzn_hf.training.command_line import run_as_script
 
 
 LEARNING = ("lzn", "simclr", "moco")
@@ -98,4 +99,4 @@ def run(args: ComparisonArguments, preset: str, method: str, seed: int) -> Row:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main)

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 import torch
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser
 
 from lzn_hf.evaluation.results import markdown_table, write_json
 from lzn_hf.training.arguments import require_at_least
+from lzn_hf.training.command_line import parse_command_line
 
 
 EXAMPLES = Path(__file__).resolve().parent
@@ -62,8 +62,7 @@ Arguments = TypeVar("Arguments", bound=ComparisonArguments)
 def parse_arguments(kind: type[Arguments], description: str | None, argv: Sequence[str] | None) -> Arguments:
     """The arguments of a comparison from the command line `argv` (None: that of the process)."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    parser = HfArgumentParser(kind, description=description, allow_abbrev=False)
-    return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[0]
+    return parse_command_line([kind], argv, description)[0]
 
 
 def run_script(folder: Path, script: str, *arguments: object) -> None:

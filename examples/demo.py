@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageClassification, HfArgumentParser
+from transformers import AutoModelForImageClassification
 
 import lzn_hf
 from lzn_hf import LZNPipeline
@@ -45,6 +45,7 @@ from lzn_hf.evaluation.joint import (
 )
 from lzn_hf.evaluation.metrics import reconstruction_error
 from lzn_hf.evaluation.results import write_json
+from lzn_hf.training.command_line import parse_command_line, run_as_script
 from lzn_hf.visualization.grids import comparison_grid, image_grid
 from lzn_hf.visualization.zones import plot_zones
 
@@ -82,6 +83,8 @@ MEANINGS = {
 class DemoArguments:
     """Output and training of the demo."""
 
+    _argument_group_name = "demo"
+
     output_dir: str = field(
         default="outputs/demo",
         metadata={"help": "Folder for the results; those of an earlier demo are replaced."},
@@ -94,7 +97,7 @@ class DemoArguments:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the demo by the command line `argv` (None: that of the process). Returns the content of `metrics.json`."""
-    (args,) = HfArgumentParser(DemoArguments, description=__doc__).parse_args_into_dataclasses(argv)
+    (args,) = parse_command_line([DemoArguments], argv, __doc__)
     started, output_dir = time.perf_counter(), Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     for name in RESULTS:  # model/ is replaced by the training
@@ -127,7 +130,17 @@ def train(args: DemoArguments, model_dir: Path) -> None:
     """Trains by the command that a user would type, in another process."""
     # One process on any machine, independent of the user's settings of accelerate and its default of one thread.
     threads = os.environ.get("OMP_NUM_THREADS", str(torch.get_num_threads()))
-    launch = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch = [
+        "--quiet",
+        "--num_processes",
+        "1",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
     script = [os.path.relpath(Path(__file__).with_name("train_joint.py")), "--preset", "digits"]
     script += ["--seed", str(args.seed), "--output_dir", str(model_dir), "--overwrite_output_dir"]
     if args.max_train_steps is not None:
@@ -236,4 +249,4 @@ def summary(metrics: dict[str, Any], output_dir: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main)

@@ -21,8 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import HfArgumentParser
-
 from lzn_hf import LZNConfig
 from lzn_hf.evaluation.features import load_feature_extractor
 from lzn_hf.evaluation.generation import evaluate_folder, results_table, update_model_card
@@ -30,6 +28,7 @@ from lzn_hf.evaluation.processes import process_state
 from lzn_hf.evaluation.results import write_json
 from lzn_hf.training.arguments import DataArguments, require_at_least
 from lzn_hf.training.batches import load_data
+from lzn_hf.training.command_line import parse_command_line, run_as_script
 from lzn_hf.training.processes import check_num_processes
 from lzn_hf.visualization.curves import plot_quality
 
@@ -83,15 +82,14 @@ class EvaluationArguments:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     """Evaluates by the command line `argv` (None: that of the process). Returns the results, on the main process."""
-    parser = HfArgumentParser([EvaluationArguments, DataArguments], description=__doc__, allow_abbrev=False)
-    args, data_args = parser.parse_args_into_dataclasses(argv)
+    args, data_args = parse_command_line([EvaluationArguments, DataArguments], argv, __doc__)
     state = process_state()
     check_num_processes(state.num_processes)
     logging.basicConfig(format="%(message)s", level=logging.INFO if state.is_main_process else logging.ERROR)
     config = LZNConfig.from_pretrained(args.model_name_or_path)
     data_args.image_size = data_args.image_size or config.image_size
     data_args.num_channels = data_args.num_channels or config.num_channels
-    data = load_data(state, data_args)
+    data = load_data(state, data_args, require_labels=False)
     results = evaluate_folder(
         args.model_name_or_path,
         data,
@@ -141,4 +139,4 @@ def heading(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main)

@@ -21,7 +21,6 @@ As a baseline, measure an untrained model: `LZNModel(config).save_pretrained(fol
 from __future__ import annotations
 
 import logging
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import HfArgumentParser
 
 from lzn_hf import LZNConfig
 from lzn_hf.data.batches import image_batches
@@ -40,6 +38,7 @@ from lzn_hf.evaluation.representation import evaluate_folder, load_model, result
 from lzn_hf.evaluation.results import write_json
 from lzn_hf.training.arguments import DataArguments, require_at_least
 from lzn_hf.training.batches import load_data
+from lzn_hf.training.command_line import parse_command_line, run_as_script
 from lzn_hf.training.processes import check_num_processes
 from lzn_hf.visualization.embeddings import plot_embeddings
 
@@ -86,16 +85,9 @@ class EvaluationArguments:
             )
 
 
-class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Shows defaults, and the description as it is written."""
-
-
 def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     """Evaluates by the command line `argv` (None: the process's own). Returns the results, on the main process."""
-    parser = HfArgumentParser(
-        [EvaluationArguments, DataArguments], description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False
-    )
-    args, data_args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    args, data_args = parse_command_line([EvaluationArguments, DataArguments], argv, __doc__)
     state = process_state()
     check_num_processes(state.num_processes)
     logging.basicConfig(format="%(message)s", level=logging.INFO if state.is_main_process else logging.ERROR)
@@ -153,4 +145,4 @@ def draw_map(args: EvaluationArguments, data: ImageData, count: int) -> Image.Im
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main)

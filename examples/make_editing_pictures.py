@@ -23,12 +23,12 @@ import torch
 from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
-from transformers import HfArgumentParser
 
 from lzn_hf import LZNPipeline
 from lzn_hf.data.batches import image_batches, to_pixel_values
 from lzn_hf.training.arguments import DataArguments, require_at_least
 from lzn_hf.training.batches import load_data
+from lzn_hf.training.command_line import parse_command_line, run_as_script
 from lzn_hf.visualization.grids import comparison_grid, image_grid, trajectory_strip
 
 
@@ -60,8 +60,7 @@ class PictureArguments:
 
 def main(argv: Sequence[str] | None = None) -> list[Path]:
     """Draws by the command line `argv` (None: that of the process). Returns the files."""
-    parser = HfArgumentParser([PictureArguments, DataArguments], description=__doc__, allow_abbrev=False)
-    args, data_args = parser.parse_args_into_dataclasses(argv)
+    args, data_args = parse_command_line([PictureArguments, DataArguments], argv, __doc__)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     pipe = LZNPipeline.from_pretrained(args.model_name_or_path)
     pipe.set_progress_bar_config(disable=True)
@@ -78,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 def choose_images(pipe: LZNPipeline, args: PictureArguments, data_args: DataArguments) -> Tensor:
     """Held-out images `(N, C, H, W)` in [-1, 1], drawn by the seed, with the labels in turn if there are any."""
     data_args.image_size, data_args.num_channels = pipe.model.config.image_size, pipe.model.config.num_channels
-    data = load_data(PartialState(), data_args)
+    data = load_data(PartialState(), data_args, require_labels=False)
     dataset = data.train if data.validation is None else data.validation
     batch = next(image_batches(dataset, 100 * args.num_images, limit=100 * args.num_images, seed=args.seed))
     rows = torch.arange(len(batch["pixel_values"]))
@@ -153,4 +152,4 @@ def make_pictures(pipe: LZNPipeline, images: Tensor, args: PictureArguments) -> 
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main)

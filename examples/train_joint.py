@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lzn_hf import LZNModel, LZNOutput
 from lzn_hf.data.batches import to_pixel_values
 from lzn_hf.training.arguments import COMMON_ARGUMENTS, flag, learning_rates, require_at_least
+from lzn_hf.training.command_line import run_as_script
 from lzn_hf.training.final_folder import save_final_folder
 from lzn_hf.training.loop import TrainingLoop
 from lzn_hf.training.parsing import parse_arguments
@@ -132,4 +133,4 @@ def save_samples(model: LZNModel, path: Path, joint: JointArguments, seed: int) 
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main)

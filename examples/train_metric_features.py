@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import set_seed
 from huggingface_hub import ModelCard, ModelCardData
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, ResNetConfig, ResNetForImageClassification
+from transformers import ResNetConfig, ResNetForImageClassification
 from transformers.models.vit import ViTImageProcessorPil
 
 from lzn_hf.data.batches import image_batches, to_pixel_values
@@ -29,8 +29,9 @@ from lzn_hf.evaluation.cards import evaluation_results
 from lzn_hf.evaluation.features import process_images
 from lzn_hf.evaluation.results import write_json
 from lzn_hf.modeling_lzn import evaluation_mode
-from lzn_hf.training.arguments import DataArguments, require_at_least
+from lzn_hf.training.arguments import DataArguments, argument_values, require_at_least
 from lzn_hf.training.batches import EndlessBatches, load_data, make_train_loader
+from lzn_hf.training.command_line import parse_command_line, run_as_script
 from lzn_hf.training.processes import check_num_processes
 
 
@@ -100,14 +101,15 @@ class FeatureArguments:
         require_at_least(self, 0, "seed", "learning_rate", "weight_decay", "label_smoothing")
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
             raise ValueError(f"`hidden_sizes` must be one or more numbers of channels, but is {self.hidden_sizes}.")
+        if self.label_smoothing > 1:
+            raise ValueError(f"`label_smoothing` must be at most 1, but is {self.label_smoothing}.")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Trains by the command line `argv` (None: that of the process). Returns the folder."""
     # 1. Settings and data: check everything before anything is written.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    parser = HfArgumentParser([DataArguments, FeatureArguments], description=__doc__, allow_abbrev=False)
-    data_args, args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    data_args, args = parse_command_line([DataArguments, FeatureArguments], argv, __doc__)
     output_dir = Path(args.output_dir)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise ValueError(f"`output_dir` {output_dir} must be a new or empty folder.")
@@ -169,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     # 4. The folder.
     accuracy, held_out = measure_accuracy(model, processor, data.validation, data_args.max_eval_samples)
     config.feature_extractor_name = f"small ResNet classifier, {data.name}, accuracy {accuracy:.3f}"
-    settings = {"data": asdict(data_args), "features": {**asdict(args), "input_size": side}}
+    settings = {"data": argument_values(data_args), "features": {**argument_values(args), "input_size": side}}
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
     write_json(output_dir / "training_settings.json", {**settings, "held_out_accuracy": accuracy})
@@ -216,4 +218,4 @@ def measure_accuracy(
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main)

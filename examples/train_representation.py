@@ -26,6 +26,7 @@ from lzn_hf import LZNModel
 from lzn_hf.data.views import ViewSettings, random_views
 from lzn_hf.evaluation.probes import collect_features, knn_accuracy
 from lzn_hf.training.arguments import COMMON_ARGUMENTS, flag, learning_rates, require_at_least
+from lzn_hf.training.command_line import run_as_script
 from lzn_hf.training.contrastive import MomentumContrast, simclr_loss
 from lzn_hf.training.final_folder import save_final_folder
 from lzn_hf.training.loop import TrainingLoop
@@ -50,7 +51,9 @@ class RepresentationArguments:
     num_reference_anchors: int = flag(
         2048, "Training images (drawn by seed) whose anchors the model keeps for inference."
     )
-    use_labels: bool = flag(True, "Measure the features with the labels of the images, which training never uses.")
+    use_labels: bool = flag(
+        True, "Measure the features with the labels of the images, if there are any; training never uses them."
+    )
     num_neighbours_from: int = flag(
         10000, "kNN bank size: training images searched for nearest neighbours in evaluations."
     )
@@ -59,9 +62,9 @@ class RepresentationArguments:
         require_at_least(self, 1, "queue_size", "num_reference_anchors", "num_neighbours_from")
         require_at_least(self, 0, "encoder_learning_rate")
         if not self.temperature > 0:
-            raise ValueError(f"`temperature` must be positive, got {self.temperature}.")
+            raise ValueError(f"`temperature` must be positive, but is {self.temperature}.")
         if not 0 <= self.key_momentum < 1:
-            raise ValueError(f"`key_momentum` must be at least 0 and below 1, got {self.key_momentum}.")
+            raise ValueError(f"`key_momentum` must be at least 0 and below 1, but is {self.key_momentum}.")
 
 
 @dataclass
@@ -164,7 +167,7 @@ def check_model(model: LZNModel) -> None:
 
 def validation_accuracy(setup: TrainingSetup, representation: RepresentationArguments) -> dict[str, float]:
     """Computes the kNN accuracy on the validation images; empty without labels or validation images."""
-    if setup.data.validation is None or not representation.use_labels:
+    if setup.data.validation is None or setup.data.label_names is None:
         return {}
     # Repeated on all processes: it takes little time beside training.
     features, labels = collect_features(setup.model, setup.train_batches(representation.num_neighbours_from))
@@ -173,4 +176,4 @@ def validation_accuracy(setup: TrainingSetup, representation: RepresentationArgu
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main)

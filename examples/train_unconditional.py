@@ -3,7 +3,7 @@
 
     accelerate launch examples/train_unconditional.py                                     # digits, minutes on a CPU
     accelerate launch examples/train_unconditional.py --baseline rectified_flow           # the same decoder without latents
-    accelerate launch examples/train_unconditional.py --preset afhq-cat --data_dir afhq/cat --dry_run  # the published settings
+    accelerate launch examples/train_unconditional.py --preset afhq-cat --dry_run         # the published settings: print, do not train
     accelerate launch examples/train_unconditional.py --data_dir my_images --image_size 64 --output_dir outputs/mine
 
 The decoder learns the rectified flow from noise to images, given the latents of the images in training and prior noise at sampling.
@@ -26,6 +26,7 @@ from lzn_hf.data.batches import to_pixel_values
 from lzn_hf.losses_lzn import draw_noise, reconstruction_loss
 from lzn_hf.modeling_lzn import evaluation_mode
 from lzn_hf.training.arguments import COMMON_ARGUMENTS, ModelArguments, flag, learning_rates, require_at_least
+from lzn_hf.training.command_line import run_as_script
 from lzn_hf.training.final_folder import save_final_folder
 from lzn_hf.training.loop import TrainingLoop
 from lzn_hf.training.parsing import parse_arguments, parse_overrides
@@ -158,4 +159,4 @@ def save_samples(model: LZNModel, path: Path, arguments: UnconditionalArguments,
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main)

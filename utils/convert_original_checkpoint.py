@@ -22,6 +22,7 @@ from published_checkpoint import NOT_WEIGHTS, WEIGHTS, convert, load_checkpoint,
 from published_format import CASES, config_from_published
 
 from lzn_hf import LZNConfig, LZNImageProcessor, LZNModel, LZNPipeline
+from lzn_hf.training.command_line import StrictParser, run_as_script
 
 
 CARD = """---
@@ -155,7 +156,7 @@ tensor has found its place; otherwise the message lists those that have not. Not
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = StrictParser(
         description="Converts a checkpoint of the published Latent Zoning Network trainer (microsoft/"
         "latent-zoning-networks) into one folder that LZNPipeline.from_pretrained or AutoModel.from_pretrained opens.",
         epilog=EPILOG,
@@ -190,27 +191,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logger.setLevel(logging.INFO)
-    try:
-        output_dir = check_output_dir(args.output_dir)
-        config = CASES[args.case] if args.case else read_config(args.config)
-        logger.info("Reading %s", args.checkpoint)
-        checkpoint = load_checkpoint(args.checkpoint)
-        model = convert(checkpoint, config, args.weights)
-        logger.info("Writing %s (%s parameters)", output_dir, f"{model.num_parameters():,}")
-        card = model_card(
-            config,
-            title=output_dir.name,
-            case=args.case or f"`{Path(args.config).name}`",
-            checkpoint=Path(args.checkpoint).name,
-            iteration=checkpoint.get("iteration", "unknown"),
-            weights="ema (moving averages)" if args.weights == "ema" else "raw (as trained)",
-        )
-        save(model, output_dir, card)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+    output_dir = check_output_dir(args.output_dir)
+    config = CASES[args.case] if args.case else read_config(args.config)
+    logger.info("Reading %s", args.checkpoint)
+    checkpoint = load_checkpoint(args.checkpoint)
+    model = convert(checkpoint, config, args.weights)
+    logger.info("Writing %s (%s parameters)", output_dir, f"{model.num_parameters():,}")
+    card = model_card(
+        config,
+        title=output_dir.name,
+        case=args.case or f"`{Path(args.config).name}`",
+        checkpoint=Path(args.checkpoint).name,
+        iteration=checkpoint.get("iteration", "unknown"),
+        weights="ema (moving averages)" if args.weights == "ema" else "raw (as trained)",
+    )
+    save(model, output_dir, card)
     opener = "LZNPipeline" if model.decoder is not None else "AutoModel"
     logger.info('Done: %s.from_pretrained("%s")', opener, args.output_dir)
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main)

@@ -182,7 +182,18 @@ def fit_image(
     crop: bool = True,
     resample: int = Image.Resampling.BILINEAR,
 ) -> Tensor:
-    """Converts an image of [`flatten_image`] to pixels of a number of channels and a size, see [`image_to_pixels`]."""
+    """Converts an image of [`flatten_image`] to pixels of a number of channels and a size, see [`image_to_pixels`].
+
+    Args:
+        image (`PIL.Image.Image`): an image of mode "L" or "RGB".
+        num_channels (`int`, *optional*): 1 or 3; default: those of the image.
+        size (`tuple[int, int]`, *optional*): height and width; default: those of the image.
+        crop (`bool`, *optional*, defaults to `True`): whether to crop at the center instead of distorting.
+        resample (`int`, *optional*, defaults to bilinear): one of Pillow's filters.
+
+    Returns:
+        `Tensor` of shape `(C, H, W)`: `uint8`.
+    """
     if num_channels is not None:
         image = image.convert("L" if num_channels == 1 else "RGB")
     if size is not None and image.size != size[::-1]:

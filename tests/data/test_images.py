@@ -279,7 +279,7 @@ def test_bad_images_and_labels_in_a_stream(tmp_path: Path):
     data = load_image_data(data_dir=tmp_path / "c", streaming=True)
     with pytest.raises(ValueError, match=r"row 1 of split 'test' has the label -1"):
         all_items(data.validation)
-    with pytest.raises(ValueError, match=r"a stream cannot be divided.*`validation_fraction=0`"):
+    with pytest.raises(ValueError, match=r"a stream cannot be divided.*0 as `validation_fraction`"):
         load_image_data(data_dir=tmp_path / "c", streaming=True, validation_split="train")
     (tmp_path / "c" / "train.parquet").unlink()
     datasets.load_from_disk(tmp_path / "b")["train"].select([]).to_parquet(tmp_path / "c" / "train.parquet")

@@ -169,7 +169,7 @@ def test_latest_without_a_checkpoint_starts_anew(toys, tmp_path, caplog):
         ("--seed 1", r"training.seed: 0 in the checkpoint, 1 now"),
         ("--max_shift 1", r"data.max_shift: 0 in the checkpoint, 1 now"),
         ("--encoder_learning_rate 0.5", r"joint.encoder_learning_rate: 0.001 in the checkpoint, 0.5 now"),
-        ("--image_size 16", r"data.image_size: None in the checkpoint, 16 now\n  model.image_size: 8 in the checkpoint, 16"),
+        ("--image_size 16", r"images: model.image_size: 8 in the checkpoint, 16 now.$"),
     ],
 )  # fmt: skip
 def test_resuming_a_run_of_other_settings_lists_them(launched, change, line):
@@ -192,7 +192,7 @@ def test_a_dry_run_prints_and_writes_nothing(tmp_path, capsys):
         "7 steps x 512 images = 4 anchor pool",
     ):
         assert re.search(text, printed[sizes:]), text
-    assert "1,437 training images (2.5 epochs), 360 validation images" in printed
+    assert "2.5 epochs of 1,437 training images" in printed and "360 for validation" in printed
     assert not (tmp_path / "run").exists()
 
 
@@ -217,6 +217,7 @@ def test_help_teaches(capsys):
     ("argv", "message"),
     [
         ("--total_batch_size 2000", "1437 training images do not fill one batch of 2000"),
+        ("--max_train_steps 10 --encoder_learning_rate -1", "`encoder_learning_rate` must be at least 0"),
         ("--gradient_accumulation_steps 3", "`total_batch_size` 512 cannot be split evenly"),
         ("--data_dir no/such/folder", "no/such/folder"),
         ("--model_name_or_path no/such/model", "no/such/model"),

@@ -263,10 +263,7 @@ def test_images_need_no_labels(toys, tmp_path):
         for number, path in enumerate(sorted(images.glob(f"{split}/*/*.png"))):
             (tmp_path / "images" / split / f"{number:02}.png").write_bytes(path.read_bytes())
     flags = f"{toys} --data_dir {tmp_path / 'images'} --max_train_steps 4 --checkpointing_steps 4 --eval_steps 2"
-    with pytest.raises(ValueError, match="label"):
-        train(f"{flags} --output_dir {tmp_path / 'run'}")
-    assert not (tmp_path / "run").exists()
-    folder = train(f"{flags} --no_use_labels --output_dir {tmp_path / 'run'}")
+    folder = train(f"{flags} --output_dir {tmp_path / 'run'}")
     assert not any("validation_knn_accuracy" in line for line in metrics(folder))
     assert "There was no validation data." in (folder / "README.md").read_text()
 

@@ -75,9 +75,13 @@ def test_overwriting_deletes_what_the_script_wrote_and_nothing_else(accelerator,
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def settings_with(value: int) -> dict:
+    return {"data": {"a": value}, "training": {"max_train_steps": 20}}
+
+
 def save(accelerator, folder, step, model, optimizer, **options):
     checkpoints.save_checkpoint(
-        accelerator, folder, step, model, {"optimizer": optimizer}, {"data": {"a": 1}}, **options
+        accelerator, folder, step, model, {"optimizer": optimizer}, settings_with(1), **options
     )
 
 
@@ -93,9 +97,11 @@ def test_checkpoints_round_trip_and_rotate(accelerator, tmp_path):
     assert all(map(torch.equal, model.parameters(), other.parameters()))
     assert torch.equal(other_optimizer.state_dict()["state"][0]["exp_avg"], torch.full((2,), 0.1))
     LZNModel.from_pretrained(tmp_path / "checkpoint-10")  # opens like any model
-    checkpoints.check_resume(tmp_path / "checkpoint-10", {"data": {"a": 1}})
-    with pytest.raises(ValueError, match=r"other settings:\n  data.a: 1 in the checkpoint, 2 now"):
-        checkpoints.check_resume(tmp_path / "checkpoint-10", {"data": {"a": 2}})
+    checkpoints.check_resume(tmp_path / "checkpoint-10", run_in(tmp_path), settings_with(1))
+    with pytest.raises(ValueError, match=r"other settings or images: data.a: 1 in the checkpoint, 2 now"):
+        checkpoints.check_resume(tmp_path / "checkpoint-10", run_in(tmp_path), settings_with(2))
+    with pytest.raises(ValueError, match="the checkpoint has 10 steps"):
+        checkpoints.check_resume(tmp_path / "checkpoint-10", run_in(tmp_path, max_train_steps=9), settings_with(1))
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_nothing(accelerator, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import train_joint
 import train_representation
 import train_unconditional
 from helpers import ROOT
+from helpers.images import write_idx_folder
 
 from lzn_hf.training.arguments import RunArguments
 from lzn_hf.training.models import build_model, model_parts
@@ -68,6 +69,12 @@ def test_overrides_are_json_or_else_strings():
             {"training": {"warmup_step": 3}},
             "`warmup_step` in the section 'training' is no flag. Did you mean `warmup_steps`",
         ),
+        (
+            {"data": {"facts": {"imagesize": 3}}},
+            "`imagesize` in the section 'facts' is no flag. Did you mean `image_size`",
+        ),
+        ({"training": {"ema_decay": float("nan")}}, "`ema_decay` must be a finite number, but is nan"),
+        ({"model": {"step_cutoff": float("inf")}}, "`step_cutoff` must be a finite number, but is inf"),
         ({"optimizer": {}}, "unknown section 'optimizer'"),
         ({"training": 3}, "must be a JSON object with the sections model, data, training, joint"),
     ],
@@ -97,20 +104,46 @@ def test_bad_arguments_are_named(argv, message):
         parse(*argv)
 
 
-def test_a_folder_on_the_command_line_replaces_the_hub_dataset_of_a_preset_only():
-    assert parse("--preset", "cifar10")[1].dataset_name == "uoft-cs/cifar10"
-    assert parse("--preset", "cifar10", "--data_dir", "x")[1].dataset_name is None
-    assert parse("--preset", "cifar10", "--data_dir", "x", "--dataset_name", "a/b")[1].dataset_name == "a/b"
-    assert parse("--preset", "fashion-mnist", "--data_dir", "x")[1].dataset_name == "fashion-mnist"
-    flags = (
-        ["--preset", "cifar10"],
-        ["--preset", "cifar10", "--data_dir", "x"],
-        ["--preset", "fashion-mnist", "--data_dir", "x"],
-        [],
+def test_data_on_the_command_line_replaces_that_of_the_preset(tmp_path):
+    def source(*argv: str):
+        _, data, run, _ = parse(*argv)
+        return data.dataset_name, data.data_dir, run.output_dir, bool(data.facts)
+
+    assert source("--preset", "cifar10") == ("uoft-cs/cifar10", None, "outputs/cifar10", True)
+    assert source("--preset", "cifar10", "--data_dir", "x/mine.zip") == (
+        None,
+        "x/mine.zip",
+        "outputs/joint-mine",
+        False,
     )
-    assert [parse(*argv)[1].hub_dataset for argv in flags] == ["uoft-cs/cifar10", None, None, None]
-    assert parse()[1].dataset_name == "digits"
-    assert parse("--data_dir", "x")[1].dataset_name is None
+    assert source("--preset", "cifar10", "--dataset_name", "a/b") == ("a/b", None, "outputs/joint-b", False)
+    assert source("--preset", "cifar10", "--dataset_name", "uoft-cs/cifar10") == source("--preset", "cifar10")
+    assert source() == ("digits", None, "outputs/digits", False) == source("--dataset_name", "digits")
+    assert source("--data-dir", f"{tmp_path}/") == (None, f"{tmp_path}/", f"outputs/joint-{tmp_path.name}", False)
+    assert source("--data_dir", "x", "--output_dir", "mine") == (None, "x", "mine", False)
+    own = write_preset(tmp_path, data={"data_dir": str(tmp_path / "images"), "validation_split": "held_out"})
+    assert source("--preset", own)[1:3] == (str(tmp_path / "images"), "outputs/joint-images")
+    assert parse("--preset", own)[1].validation_split == "held_out"
+    assert parse("--preset", own, "--data_dir", "x")[1].validation_split is None
+    assert [parse(*argv)[1].hub_dataset for argv in (["--preset", "cifar10"], ["--data_dir", "x"], [])] == [
+        "uoft-cs/cifar10",
+        None,
+        None,
+    ]
+
+
+def test_a_folder_of_idx_files_is_the_data_of_the_preset_fashion_mnist_and_another_folder_is_not(tmp_path):
+    idx, folder = write_idx_folder(tmp_path / "idx"), tmp_path / "mine"
+    folder.mkdir()
+    for argv, expected in (
+        (["--data_dir", str(idx)], ("fashion-mnist", "outputs/fashion-mnist")),
+        (["--data_dir", str(idx), "--dataset_name", "fashion-mnist"], ("fashion-mnist", "outputs/fashion-mnist")),
+        (["--data_dir", str(folder)], (None, "outputs/joint-mine")),
+    ):
+        _, data, run, _ = parse("--preset", "fashion-mnist", *argv)
+        assert (data.dataset_name, run.output_dir) == expected
+    _, data, run, _ = parse("--data_dir", str(idx))  # the preset digits
+    assert (data.dataset_name, run.output_dir) == (None, "outputs/joint-idx")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -18,6 +18,10 @@ IMAGE_COLUMN_NAMES = ("image", "img", "images", "pixel_values")
 LABEL_COLUMN_NAMES = ("label", "labels", "fine_label", "class", "category", "target")
 
 
+class NoLabelsError(ValueError):
+    """Labels are wanted, but the data has none. It can be read without."""
+
+
 def find_image_column(name: str, features: Any, column: str | None) -> tuple[str, datasets.Image]:
     """Finds the column of the images: the one that is asked for, or the only one of its type, or one with a usual name.
 
@@ -64,7 +68,8 @@ def find_label_column(name: str, features: Any, column: str | None) -> str:
         name, features, column: as in [`find_image_column`].
 
     Raises:
-        ValueError: if there is none, or several, or it holds neither class labels nor integers nor strings.
+        NoLabelsError: if there is none.
+        ValueError: if there are several, or it holds neither class labels nor integers nor strings.
     """
     from datasets import ClassLabel
 
@@ -77,9 +82,8 @@ def find_label_column(name: str, features: Any, column: str | None) -> str:
         found = [c for c in features if c in typed or (c in usual and is_plain(features[c]))]
         column = _pick(name, "label_column", found or usual, [c for c in typed if c in usual])
     if column is None:
-        raise ValueError(
-            f"{name} has no label column: its columns are {list(features)}; name one by `label_column`, or pass "
-            "`use_labels=False` (`--no_use_labels`) to go without"
+        raise NoLabelsError(
+            f"{name} has no label column: its columns are {list(features)}; name one by `label_column`, or go without labels"
         )
     feature = _feature(name, "label_column", column, features)
     if column not in typed and not is_plain(feature):
@@ -107,6 +111,13 @@ def _feature(name: str, argument: str, column: str, features: Any) -> Any:
 
 def select_columns(name: str, rows: Any, split: str, columns: list[str], features: Any) -> Any:
     """Leaves only `columns`, and images undecoded, so that errors can name the image.
+
+    Args:
+        name (`str`): the source, for messages.
+        rows (`datasets.Dataset` or `datasets.IterableDataset`): a split.
+        split (`str`): its name.
+        columns (`list[str]`): the columns to keep, that of the images first.
+        features (`datasets.Features`): the types they must have.
 
     Raises:
         ValueError: if a column is of another type in this split than in `features`.
@@ -142,15 +153,15 @@ def find_labels(name: str, rows: Any, column: str, feature: Any) -> tuple[list[s
         feature (*optional*): its type; `None` for arrays, which hold ids.
 
     Raises:
-        ValueError: for a stream whose labels have no names.
+        NoLabelsError: for a stream whose labels have no names.
     """
     names = getattr(feature, "names", None)
     if names is not None:
         return list(names), {label: label for label in range(len(names))}
     if not hasattr(rows, "__len__"):
-        raise ValueError(
+        raise NoLabelsError(
             f"`label_column` {column!r} of {name} holds plain {feature.dtype} values: their set is unknown until all "
-            "is read, so leave `streaming` out, or make it a ClassLabel column, or pass `use_labels=False` (`--no_use_labels`)"
+            "is read, so leave `streaming` out, or make it a ClassLabel column, or go without labels"
         )
     values = {str(value): value for value in set(rows[column][:]) if value not in (None, -1)}
     names = sort_labels(values)
@@ -169,6 +180,6 @@ def label_tensor(values: Sequence[Any], label_ids: dict[Any, int], split: str, n
         raise ValueError(
             f"row {number + row} of split {split!r} has the label {values[row]!r}, which is none of the "
             f"{len(label_ids)} labels of the training data. Unlabelled or other data? Name another split by "
-            "`train_split` or `validation_split`, or pass `use_labels=False` (`--no_use_labels`)"
+            "`train_split` or `validation_split`, or go without labels"
         )
     return torch.tensor(labels, dtype=torch.int64)

@@ -123,16 +123,17 @@ def load_image_data(
 
     Raises:
         FileNotFoundError: `data_dir` does not exist.
+        NoLabelsError: `use_labels`, but the data has no labels.
         ValueError: anything else that is wrong with an argument or with the data; a bad image is named.
     """
     if image_size is not None and image_size < 1:
         raise ValueError(f"`image_size` must be at least 1, got {image_size}")
     if num_channels not in (None, 1, 3):
-        raise ValueError(f"`num_channels` must be 1 (grey), 3 (RGB) or None, got {num_channels}")
+        raise ValueError(f"`num_channels` must be 1 (grey) or 3 (RGB), got {num_channels}")
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"`validation_fraction` must be at least 0 and below 1, got {validation_fraction}")
     if label_column is not None and not use_labels:
-        raise ValueError(f"`label_column` is {label_column!r} but `use_labels` is False: give one of the two")
+        raise ValueError(f"`label_column` is {label_column!r}, but no labels are to be read: leave it out")
 
     wanted = SourceArguments(
         dataset_name, data_dir, config_name, image_column, label_column, train_split, use_labels, streaming
@@ -203,7 +204,7 @@ def _choose_validation(source: Source, train_split: str, validation_split: str |
     if streaming:
         raise ValueError(
             f"{name} has the splits {sorted(splits)} and a stream cannot be divided: pass another `validation_split`, "
-            "or `validation_fraction=0` to train without validation, or leave `streaming` out"
+            "or 0 as `validation_fraction` to train without validation, or leave `streaming` out"
         )
     if len(splits[train_split]) < 2:
         raise ValueError(

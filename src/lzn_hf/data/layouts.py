@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .columns import LABEL_COLUMN_NAMES, sort_labels
+from .columns import LABEL_COLUMN_NAMES, NoLabelsError, sort_labels
 from .folders import FolderTree, ImageFile
 
 
@@ -98,6 +98,7 @@ def read_image_folder(tree: FolderTree, use_labels: bool, label_column: str | No
         [`ImageFolder`].
 
     Raises:
+        NoLabelsError: if labels are wanted, and there are neither class folders (two at least) nor tables with labels.
         ValueError: for whatever can be read in two ways, and for images that these rules give no label, all by name.
     """
     folder = _find_splits(tree)
@@ -120,7 +121,8 @@ def read_image_folder(tree: FolderTree, use_labels: bool, label_column: str | No
         )  # fmt: skip
         problem = f"but `label_column` is {label_column!r}" if label_column else "and no class folders"
         hint = f"it has class folders (`label_column` {FOLDER_LABELS!r})" if label_column and classes else hint
-        raise ValueError(f"'{tree.root}' has no label column, {problem}: {hint}, or go without labels (`use_labels`)")
+        problem = f"'{tree.root}' has no label column, {problem}: {hint}, or go without labels"
+        raise NoLabelsError(problem) if label_column is None else ValueError(problem)
     if label_column == FOLDER_LABELS and classes:
         _label_by_folder(folder, tree)
     else:
@@ -237,9 +239,8 @@ def _refuse_single_class(folder: ImageFolder, tree: FolderTree, label: str) -> N
         if below
         else ""
     )
-    raise ValueError(
-        f"'{tree.root}' has one class folder only, {label!r}, so labels tell nothing: add others, or go without labels "
-        f"(`use_labels`){hint}"
+    raise NoLabelsError(
+        f"'{tree.root}' has one class folder only, {label!r}, so labels tell nothing: add others, or go without labels{hint}"
     )
 
 

@@ -103,17 +103,19 @@ def read_source(wanted: SourceArguments) -> Source:
     """
     dataset_name, data_dir = wanted.dataset_name, wanted.data_dir
     if dataset_name is None and data_dir is None:
-        raise ValueError('give `dataset_name` ("digits", "fashion-mnist" or a Hub id) or `data_dir` (a folder)')
+        raise ValueError("give `dataset_name` (digits, fashion-mnist or a Hub id) or `data_dir` (a folder)")
     if data_dir is not None and dataset_name not in (None, "fashion-mnist"):
         raise ValueError(f"give `dataset_name` or `data_dir`, not both: got {dataset_name!r} and '{data_dir}'")
     if wanted.config_name is not None and (data_dir is not None or dataset_name == "digits"):
-        raise ValueError(f"`config_name` is {wanted.config_name!r} but only datasets of the Hub have configurations")
+        raise ValueError(
+            f"the configuration {wanted.config_name!r} is asked for, but only datasets of the Hub have configurations"
+        )
     if dataset_name == "fashion-mnist" and data_dir is None:
         raise ValueError(
-            '`dataset_name="fashion-mnist"` needs `data_dir`, a folder with its four IDX files (train-images-idx3-ubyte'
+            "`dataset_name` fashion-mnist needs `data_dir`, a folder with its four IDX files (train-images-idx3-ubyte"
             "[.gz] and so on). They are in Debian's package dataset-fashion-mnist (apt-get install puts them into "
             "/usr/share/datasets/fashion-mnist) and at https://github.com/zalandoresearch/fashion-mnist; the Hub has "
-            'the same images as `dataset_name="zalando-datasets/fashion_mnist"`'
+            "the same images as zalando-datasets/fashion_mnist"
         )
     if data_dir is None:
         if dataset_name == "digits":
@@ -296,7 +298,7 @@ def _load_with_datasets(path: str, name: str, wanted: SourceArguments) -> dict[s
     except ConnectionError as error:
         raise ValueError(
             f"{name!r} is not a dataset here, and the Hub could not be reached to look for it ({error}). Without the "
-            'Hub, give `dataset_name="digits"`, or `data_dir`, a folder of images'
+            "Hub, give digits as `dataset_name`, or `data_dir`, a folder of images"
         ) from error
     except datasets.exceptions.DataFilesNotFoundError as error:
         raise ValueError(

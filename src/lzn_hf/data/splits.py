@@ -156,7 +156,9 @@ def count_used(summary: DataSummary, parts: Sequence[OpenedSplit], label_names: 
     train = parts[0]
     labels = None if train.dataset.labels is None else train.dataset.labels.tolist()
     if isinstance(train.dataset, TensorImageDataset):
-        summary.fingerprint = fingerprint(train.keys or pixel_keys(train.dataset.pixel_values), labels)
+        # Keys of bytes are hashes of pixels; others only tell the images of this run apart.
+        hashes = train.keys if train.keys and isinstance(train.keys[0], bytes) else None
+        summary.fingerprint = fingerprint(hashes or pixel_keys(train.dataset.pixel_values), labels)
     elif isinstance(train.rows.rows, FileRows):
         files = [train.rows.rows.files[number] for number in train.numbers]
         summary.fingerprint = fingerprint([(file.name, file.size()) for file in files], labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 
@@ -24,10 +24,20 @@ def require_at_least(arguments: Any, minimum: float, *names: str) -> None:
             raise ValueError(f"`{name}` must be at least {minimum}, but is {value}.")
 
 
+def argument_values(arguments: Any) -> dict[str, Any]:
+    """Returns the values of the flags of an argument dataclass, by name."""
+    return {f.name: getattr(arguments, f.name) for f in fields(arguments) if f.init}
+
+
+def close_matches(name: str, known: Sequence[str], quote: str = "") -> str:
+    """Returns the known names that are closest to a misspelt one, joined by "or"; empty if none is close."""
+    return " or ".join(f"{quote}{match}{quote}" for match in difflib.get_close_matches(name, known, n=3))
+
+
 def near_names(name: str, known: Sequence[str]) -> str:
     """Returns `" Did you mean ...?"` with the closest matches among the known names, or an empty string."""
-    matches = difflib.get_close_matches(name, known, n=3)
-    return f" Did you mean {' or '.join(f'`{match}`' for match in matches)}?" if matches else ""
+    matches = close_matches(name, known, quote="`")
+    return f" Did you mean {matches}?" if matches else ""
 
 
 @dataclass
@@ -36,9 +46,7 @@ class PresetArguments:
 
     _argument_group_name = "preset"
 
-    preset: str = flag(
-        "digits", "A name in examples/presets/<script> or the path of a JSON file; flags override its values."
-    )
+    preset: str = flag("digits", "Name of a preset, or the path of a JSON file; flags override its values.")
 
 
 @dataclass
@@ -75,11 +83,12 @@ class DataArguments:
     dataset_name: str | None = flag(
         None,
         "`digits` (ships with scikit-learn; the default without data_dir), `fashion-mnist` with data_dir, or a dataset id on "
-        "the Hub.",
+        "the Hub. It replaces the data of the preset.",
     )
     data_dir: str | None = flag(
         None,
-        "Folder: images in one subfolder per label (or a zip of it), parquet files, output of `save_to_disk`, or IDX files.",
+        "Folder: images in one subfolder per label (or a zip of it), parquet files, output of `save_to_disk`, or IDX files. "
+        "It replaces the data of the preset; IDX files given to a preset for Fashion-MNIST are taken for that.",
     )
     dataset_config_name: str | None = flag(None, "Configuration of a Hub dataset.")
     image_column: str | None = flag(None, "Column of the images; default: found by type.")
@@ -111,6 +120,8 @@ class DataArguments:
     random_flip: bool = flag(False, "Flip training images horizontally at random.")
     max_shift: int = flag(0, "Translate training images at random by up to this many pixels.")
     max_eval_samples: int | None = flag(None, "Validate on this many images; default: all.")
+    # Not a flag: what the preset says about its own data (see `PRESET_FACTS`), for a dry run without it.
+    facts: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "num_workers", "max_shift", "data_seed")
@@ -130,7 +141,10 @@ class RunArguments:
 
     _argument_group_name = "training"
 
-    output_dir: str = flag("outputs/train", "Folder for checkpoints, metrics, samples and the final model.")
+    output_dir: str = flag(
+        "outputs/train",
+        "Folder for checkpoints, metrics, samples and the final model. For data that is not the preset's, it is named after the data.",
+    )
     overwrite_output_dir: bool = flag(
         False, "Start over in a folder with files: its checkpoints, metrics and samples are deleted."
     )
@@ -143,17 +157,22 @@ class RunArguments:
     gradient_accumulation_steps: int = flag(
         1, "Micro-batches per step. More of them save memory but shrink the anchor pools."
     )
-    max_train_steps: int = flag(1200, "Optimizer steps to train.")
+    max_train_steps: int = flag(
+        1200,
+        "Optimizer steps to train. A resumed run may end at its checkpoint's step; see `lr_scheduler` for other values.",
+    )
     warmup_steps: int = flag(0, "Steps of linear learning-rate warm-up from 1/warmup_steps.")
     lr_scheduler: Literal["constant", "cosine"] = flag(
-        "constant", "Learning rate after the warm-up: constant, or half a cosine down to zero."
+        "constant",
+        "Learning rate after the warm-up: constant, or half a cosine down to zero at the last step, which a resumed run cannot move.",
     )
     max_grad_norm: float = flag(1.0, "Clip the gradient norm over all parts of the model to this.")
     ema_decay: float = flag(
         0.999, "Decay of the moving average of the weights; step n uses min(ema_decay, (1 + n) / (10 + n))."
     )
     mixed_precision: Literal["no", "fp16", "bf16"] | None = flag(
-        None, "Precision of the networks; default: accelerate's configuration. Latent zones stay in float32."
+        None,
+        "Precision of the networks, fp16 on a GPU only; default: accelerate's configuration. Latent zones stay in float32.",
     )
     gradient_checkpointing: bool = flag(
         False, "Recompute activations in the backward pass: much less memory, about a third more time."
@@ -177,7 +196,11 @@ class RunArguments:
     )
     push_to_hub: bool = flag(False, "Upload the final folder to the Hugging Face Hub.")
     hub_model_id: str | None = flag(None, "Repository to upload to, as user/name; default: the name of output_dir.")
-    dry_run: bool = flag(False, "Print the resolved settings, model sizes and steps, then exit.")
+    dry_run: bool = flag(
+        False,
+        "Print the resolved settings, model sizes, steps and a summary of the data, then exit. Presets of published datasets do not "
+        "need the data for this.",
+    )
 
     def __post_init__(self) -> None:
         require_at_least(
@@ -187,7 +210,7 @@ class RunArguments:
             self, 1, "eval_steps", "checkpointing_steps", "checkpoints_total_limit", "max_nonfinite_steps"
         )
         require_at_least(self, 0, "warmup_steps", "seed")
-        if self.max_grad_norm <= 0:
+        if not self.max_grad_norm > 0:
             raise ValueError(f"`max_grad_norm` must be above 0, but is {self.max_grad_norm}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must be at least 0 and below 1, but is {self.ema_decay}.")

@@ -7,6 +7,7 @@ continues bit-identically without saved generator states, and logging, evaluatio
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sized
 from typing import Any
 
@@ -16,13 +17,33 @@ from accelerate import Accelerator, skip_first_batches
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..data.batches import collate_images
+from ..data.columns import NoLabelsError
 from ..data.images import ImageData, load_image_data
 from .arguments import DataArguments, RunArguments
 
 
-def load_data(accelerator: Accelerator, arguments: DataArguments, use_labels: bool = True) -> ImageData:
-    """Loads the data, on the main process first, so that the others find what it downloaded and converted."""
-    with accelerator.main_process_first():
+logger = logging.getLogger(__name__)
+
+
+def load_data(
+    accelerator: Accelerator, arguments: DataArguments, use_labels: bool = True, require_labels: bool = True
+) -> ImageData:
+    """Loads the data, on the main process first, so that the others find what it downloaded and converted.
+
+    Args:
+        accelerator (`Accelerator` or `PartialState`): the processes.
+        arguments (`DataArguments`): which data.
+        use_labels (`bool`, *optional*, defaults to `True`): whether to read labels.
+        require_labels (`bool`, *optional*, defaults to `True`): whether data without labels is an error. If not, it is read without.
+
+    Returns:
+        `ImageData`: the data.
+
+    Raises:
+        ValueError: for whatever is wrong with the data.
+    """
+
+    def load(use_labels: bool) -> ImageData:
         return load_image_data(
             arguments.dataset_name,
             arguments.data_dir,
@@ -40,6 +61,19 @@ def load_data(accelerator: Accelerator, arguments: DataArguments, use_labels: bo
             shuffle_buffer_size=arguments.shuffle_buffer_size,
             seed=arguments.data_seed,
         )
+
+    with accelerator.main_process_first():
+        try:
+            return load(use_labels)
+        except NoLabelsError as error:
+            if require_labels:
+                raise ValueError(
+                    f"{error}. train_unconditional.py and train_representation.py need no labels."
+                ) from error
+            if arguments.label_column is not None:
+                raise
+            logger.info(f"Without labels: {error}.")
+            return load(use_labels=False)
 
 
 def micro_batch_size(run: RunArguments, num_processes: int) -> int:
@@ -62,8 +96,8 @@ def make_train_loader(dataset: Dataset, batch_size: int, num_processes: int, num
     streamed = isinstance(dataset, IterableDataset)
     if isinstance(dataset, Sized) and not streamed and len(dataset) < batch_size * num_processes:
         raise ValueError(
-            f"the {len(dataset)} training images do not fill one batch of {batch_size} on {num_processes} process(es): "
-            "make `total_batch_size` smaller."
+            f"the {len(dataset)} training images do not fill one batch of {batch_size} on {num_processes} process(es): make the "
+            "batches smaller."
         )
     return DataLoader(
         dataset,
@@ -96,7 +130,7 @@ class EndlessBatches:
                 self.batch += 1
                 yield batch
             if self.batch == 0:
-                raise ValueError("The training data did not fill one batch: make `total_batch_size` smaller.")
+                raise ValueError("The training data did not fill one batch: make the batches smaller.")
             self.epoch, self.batch = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, int]:
@@ -107,7 +141,15 @@ class EndlessBatches:
 
 
 def seed_micro_batch(generator: torch.Generator, seed: int, step: int, micro_batch: int, process_index: int) -> None:
-    """Seeds PyTorch's default generators (dropout) and `generator` (noise, augmentation) for a micro-batch of a process."""
+    """Seeds PyTorch's default generators (dropout) and `generator` (noise, augmentation) for a micro-batch of a process.
+
+    Args:
+        generator (`torch.Generator`): the generator of noise and augmentation.
+        seed (`int`): seed of the run.
+        step (`int`): optimizer steps done.
+        micro_batch (`int`): number of the micro-batch in the step.
+        process_index (`int`): index of the process.
+    """
     sequence = np.random.SeedSequence([seed, step, micro_batch, process_index])
     default_seed, generator_seed = sequence.generate_state(2, np.uint64).tolist()
     torch.manual_seed(default_seed)

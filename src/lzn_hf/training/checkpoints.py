@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from ..evaluation.results import write_json
 from .arguments import RunArguments
 from .metrics import METRICS_FILE
-from .settings import SETTINGS_FILE, Settings, settings_differences
+from .settings import SETTINGS_FILE, Settings, check_last_step, settings_differences
 
 
 logger = logging.getLogger(__name__)
@@ -149,12 +149,27 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
 
 
-def check_resume(folder: Path, settings: Settings) -> None:
-    """Raises a `ValueError` that lists the differences if a checkpoint is from a run with other settings."""
-    differences = settings_differences(json.loads((folder / SETTINGS_FILE).read_text()), settings)
+def check_resume(folder: Path, run: RunArguments, settings: Settings, defaults: Settings | None = None) -> None:
+    """Checks that a run with these settings continues the run of a checkpoint.
+
+    Args:
+        folder (`Path`): the checkpoint.
+        run (`RunArguments`): the arguments of the run.
+        settings (`dict`): the settings of the run, as of [`resolve_settings`].
+        defaults (`dict`, *optional*): values of settings that did not exist when the checkpoint was written.
+
+    Raises:
+        ValueError: if the checkpoint is of a run with other settings or images, all of which it lists.
+    """
+    saved = json.loads((folder / SETTINGS_FILE).read_text())
+    differences = settings_differences(saved, settings, defaults)
     if differences:
-        lines = "\n  ".join(differences)
-        raise ValueError(f"`resume_from_checkpoint` {folder} is of a run with other settings:\n  {lines}")
+        raise ValueError(
+            f"`resume_from_checkpoint` {folder} is of a run with other settings or images: {'; '.join(differences)}."
+        )
+    check_last_step(
+        saved, run, torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True, mmap=True)["step"]
+    )
 
 
 def load_checkpoint(folder: Path, model: PreTrainedModel, stateful: dict[str, Any]) -> int:

@@ -2,21 +2,36 @@
 """From the command line and a preset to argument dataclasses.
 
 A preset is a JSON file with the sections `model` (fields of `LZNConfig`), `data`, `training` and those of the script
-(flags). Its values are defaults, which flags on the command line override.
+(flags). Its values are defaults, which flags on the command line override. Data on the command line replaces that of the
+preset. `data` may also have `facts`, which a dry run uses instead of the data.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import HfArgumentParser
-
+from ..data.sources import IDX_FILE
 from .arguments import PresetArguments, near_names
+from .command_line import CommandLineParser, require_finite
+
+
+# Flags that say where the images and labels are.
+SOURCE_FLAGS = (
+    "dataset_name",
+    "data_dir",
+    "dataset_config_name",
+    "image_column",
+    "label_column",
+    "train_split",
+    "validation_split",
+    "streaming",
+    "shuffle_buffer_size",
+)
+PRESET_FACTS = ("image_size", "num_channels", "label_names", "train_images")
 
 
 def parse_arguments(
@@ -30,8 +45,9 @@ def parse_arguments(
     Args:
         dataclass_types (`Mapping[str, type]`): argument dataclasses by the name of their section in a preset. `model`
             must be [`ModelArguments`]: its section holds fields of `LZNConfig` instead of flags. They go to `config`
-            (unless a saved model is given), together with `--config_overrides`.
-        presets_dir (`Path`): folder of the named presets.
+            (unless a saved model is given), together with `--config_overrides`. `data` must be [`DataArguments`] and
+            `training` [`RunArguments`].
+        presets_dir (`Path`): folder of the named presets, named after the kind of training.
         argv (`Sequence[str]`, *optional*): command line without the program name, by default that of the process.
         description (`str`, *optional*): first lines of `--help`.
 
@@ -39,37 +55,79 @@ def parse_arguments(
         `tuple`: an instance of each dataclass, in their order.
 
     Raises:
-        ValueError: for an unknown preset, an unknown field in it, or a malformed override.
+        ValueError: for an unknown flag, preset or field of a preset, a value that is not allowed, or a malformed override.
     """
-    first = ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default=PresetArguments.preset)
-    first.add_argument("--dataset_name", "--dataset-name")
-    first.add_argument("--data_dir", "--data-dir")
-    given = first.parse_known_args(argv)[0]
-    preset = read_preset(given.preset, presets_dir, list(dataclass_types))
-    config = preset.pop("model")
-    if given.data_dir and not given.dataset_name and "/" in preset["data"].get("dataset_name", ""):
-        del preset["data"]["dataset_name"]  # a folder on the command line replaces a preset's Hub dataset
-
-    parser = HfArgumentParser(
-        [PresetArguments, *dataclass_types.values()],  # type: ignore[list-item]  # mypy does not take classes for its protocol
-        description=description,
-        formatter_class=_HelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandLineParser([PresetArguments, *dataclass_types.values()], description)
+    names = ", ".join(sorted(path.stem for path in presets_dir.glob("*.json")))
+    parser.describe_flag("preset", f"One of {names}, or the path of a JSON file; flags override its values.")
+    given = parser.flags_given(argv)
+    preset_name = given.get("preset", PresetArguments.preset)
+    preset = read_preset(preset_name, presets_dir, list(dataclass_types))
+    config, facts = preset.pop("model"), preset["data"].pop("facts", {})
     for section, defaults in preset.items():
         known = [f.name for f in dataclasses.fields(dataclass_types[section]) if f.init]
-        for name in defaults:
-            if name not in known:
-                raise ValueError(
-                    f"`preset` {given.preset}: `{name}` in the section {section!r} is no flag.{near_names(name, known)}"
-                )
+        _refuse_unknown(defaults, known, preset_name, section)
+    _refuse_unknown(facts, PRESET_FACTS, preset_name, "facts")
+
+    is_replaced = not has_same_source(given, preset["data"])
+    if is_replaced:
+        preset["data"] = {name: value for name, value in preset["data"].items() if name not in SOURCE_FLAGS}
+    if is_replaced or "output_dir" not in preset["training"]:
+        preset["training"]["output_dir"] = default_output_dir(presets_dir.name, {**preset["data"], **given})
+    for defaults in preset.values():
         parser.set_defaults(**defaults)
     parsed = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[1:]
-    model = parsed[list(dataclass_types).index("model")]
+    model, data = (parsed[list(dataclass_types).index(section)] for section in ("model", "data"))
     # A saved model brings its own network: the preset's is for random weights.
     model.config = {**({} if model.model_name_or_path else config), **parse_overrides(model.config_overrides)}
+    require_finite(model.config)
+    if not is_replaced and not set(SOURCE_FLAGS[1:]) & set(given):  # other flags may change what is known of the data
+        data.facts = facts
     return parsed
+
+
+def _refuse_unknown(values: Mapping[str, Any], known: Sequence[str], preset: str, section: str) -> None:
+    for name in values:
+        if name not in known:
+            raise ValueError(
+                f"`preset` {preset}: `{name}` in the section {section!r} is no flag.{near_names(name, known)}"
+            )
+
+
+def has_same_source(given: Mapping[str, Any], preset: Mapping[str, Any]) -> bool:
+    """Returns whether the flags that are given leave the data of a preset as it is.
+
+    A preset for Fashion-MNIST does not say where its IDX files are: any folder of IDX files is the same data.
+
+    Args:
+        given (`Mapping[str, Any]`): the flags on the command line.
+        preset (`Mapping[str, Any]`): the section `data` of the preset.
+    """
+    dataset_name, data_dir = given.get("dataset_name"), given.get("data_dir")
+    preset_name = preset.get("dataset_name", None if "data_dir" in preset else "digits")
+    if dataset_name not in (None, preset_name):
+        return False
+    if data_dir is None or dataset_name is not None:
+        return True
+    folder = Path(data_dir)
+    if preset_name == "fashion-mnist":
+        return folder.is_dir() and any(IDX_FILE.fullmatch(path.name) for path in folder.iterdir())
+    return "data_dir" in preset and folder.resolve() == Path(preset["data_dir"]).resolve()
+
+
+def default_output_dir(kind: str, data: Mapping[str, Any]) -> str:
+    """Returns the output folder of a run on data that is not its preset's, for example `outputs/joint-my_images`.
+
+    Args:
+        kind (`str`): the kind of training.
+        data (`Mapping[str, Any]`): values of the flags `dataset_name` and `data_dir`.
+    """
+    if data.get("dataset_name") is not None or data.get("data_dir") is None:
+        name = (data.get("dataset_name") or "digits").rpartition("/")[2]
+    else:
+        folder = Path(data["data_dir"]).resolve()
+        name = folder.stem if folder.suffix.lower() == ".zip" else folder.name
+    return f"outputs/{kind}-{name}"
 
 
 def read_preset(preset: str, presets_dir: Path, known: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -112,10 +170,3 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             values[name] = text
     return values
-
-
-class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Shows defaults that are not empty, and keeps the line breaks of the description."""
-
-    def _get_help_string(self, action: Action) -> str | None:
-        return action.help if action.default in (None, []) else super()._get_help_string(action)

@@ -30,7 +30,8 @@ def start_accelerator(run: RunArguments, trackers: Sequence[Any] = ()) -> Accele
         `Accelerator`: with these trackers and that of `run.report_to`.
 
     Raises:
-        ValueError: if several processes were started that do not see each other, or a tracker is not installed.
+        ValueError: if several processes were started that do not see each other, a tracker is not installed, or the precision is
+            not available on the device.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for each request to the Hub
@@ -52,6 +53,8 @@ def start_accelerator(run: RunArguments, trackers: Sequence[Any] = ()) -> Accele
         step_scheduler_with_optimizer=False,
     )
     check_num_processes(accelerator.num_processes)
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("`mixed_precision` is fp16, which a CPU cannot train with: choose bf16 or no.")
     index, count = accelerator.process_index + 1, accelerator.num_processes
     logger.info(f"process {index} of {count} on {accelerator.device}, mixed precision: {accelerator.mixed_precision}")
     if not accelerator.is_main_process:  # from here on, only the main process logs

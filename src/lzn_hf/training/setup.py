@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from .checkpoints import check_resume, find_checkpoint
 from .metrics import METRICS_FILE, JSONLinesTracker
 from .models import build_model, model_parts, with_saved_image_shape
 from .processes import start_accelerator
-from .settings import Settings, dry_run_report, resolve_settings
+from .settings import Settings, default_settings, dry_run_report, resolve_settings
 from .validation import encode_anchors
 
 
@@ -102,8 +102,8 @@ def set_up_training(
         model_args (`ModelArguments`): which model.
         data_args (`DataArguments`): which images.
         run (`RunArguments`): length, optimization, logging and checkpoints.
-        use_labels (`bool`, *optional*, defaults to `True`): whether to read labels, which the data must then have.
-        model_labels (`bool`, *optional*, defaults to `True`): whether the model gets the labels of the data.
+        use_labels (`bool`, *optional*, defaults to `True`): whether to read labels.
+        model_labels (`bool`, *optional*, defaults to `True`): whether the model gets the labels of the data, which must then have some.
         check (`Callable`): raises a `ValueError` for a model that the script cannot train.
         sections: the script's own argument dataclasses, by the name of their section.
 
@@ -118,13 +118,22 @@ def set_up_training(
     tracker = JSONLinesTracker(Path(run.output_dir) / METRICS_FILE)
     accelerator = start_accelerator(run, trackers=[tracker])
     checkpoint = None if run.dry_run else find_checkpoint(run)
-    data = load_data(accelerator, data_args, use_labels)
+    batch_size = micro_batch_size(run, accelerator.num_processes)
+    facts: Mapping[str, Any] = data_args.facts if run.dry_run else {}
+    if facts:
+        data = None
+        image_size = data_args.image_size or facts["image_size"]
+        num_channels = data_args.num_channels or facts["num_channels"]
+        label_names = facts.get("label_names", ()) if use_labels else ()
+    else:
+        data = load_data(accelerator, data_args, use_labels, require_labels=model_labels)
+        image_size, num_channels, label_names = data.image_size, data.num_channels, data.label_names or ()
     set_seed(run.seed)
     model = build_model(
         model_args.config,
-        image_size=data.image_size,
-        num_channels=data.num_channels,
-        label_names=(data.label_names or ()) if model_labels else (),
+        image_size=image_size,
+        num_channels=num_channels,
+        label_names=label_names if model_labels else (),
         pretrained=model_args.model_name_or_path,
         encoder=model_args.encoder_name_or_path,
     )
@@ -133,15 +142,24 @@ def set_up_training(
     model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # transformers' wrapper hides the signature
     if run.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    settings = resolve_settings(model.config, data=data_args, training=run, **sections)
-    batch_size = micro_batch_size(run, accelerator.num_processes)
+    settings = resolve_settings(
+        model.config, None if data is None else data.summary, data=data_args, training=run, **sections
+    )
+    if data is None:
+        accelerator.print(
+            dry_run_report(settings, model_parts(model), run, accelerator.num_processes, facts.get("train_images"))
+        )
+        accelerator.print("The data was not looked at: its sizes and labels are those that the preset gives.")
+        return None
     loader = make_train_loader(data.train, batch_size, accelerator.num_processes, data_args.num_workers)
     if run.dry_run:
-        accelerator.print(dry_run_report(settings, model_parts(model), data, run, accelerator.num_processes))
+        train_images = len(data.train) if isinstance(data.train, Sized) else None
+        accelerator.print(dry_run_report(settings, model_parts(model), run, accelerator.num_processes, train_images))
         accelerator.print(data.summary)
         return None
     if checkpoint:
-        check_resume(checkpoint, settings)
+        defaults = default_settings(data=data_args, training=run, **sections)
+        check_resume(checkpoint, run, settings, defaults)
     hub_model_id = create_hub_repo(accelerator, run) if run.push_to_hub else None
     logger.info(data.summary)
     return TrainingSetup(
