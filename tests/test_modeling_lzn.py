@@ -5,40 +5,14 @@ import math
 
 import pytest
 import torch
+from helpers.models import draws, perturbed, same_weights, tiny_config
 from torch.nn import functional as F
-from transformers import AutoModel
 
-from lzn_hf import LZNConfig, LZNForImageClassification, LZNModel, latent_zones
+from lzn_hf import LZNForImageClassification, LZNModel, latent_zones
 from lzn_hf.distributed_lzn import log_label_frequencies
 from lzn_hf.layers_ncsnpp import ScaledConv2d, ScaledLinear
-from lzn_hf.losses_lzn import draw_noise, reconstruction_loss, view_losses
+from lzn_hf.losses_lzn import draw_noise, reconstruction_loss
 from lzn_hf.modeling_lzn import evaluation_mode
-
-
-def tiny_config(**changes):
-    sizes = {
-        "base_channels": 8,
-        "channel_multipliers": [1, 2],
-        "num_res_blocks": 1,
-        "attention_resolutions": [],
-        "dropout": 0.1,
-    }
-    options = {f"{part}_{name}": value for part in ("encoder", "decoder") for name, value in sizes.items()}
-    options |= {
-        "encoder_tap_channels": 2,
-        "encoder_tap_hidden_dim": 8,
-        "latent_num_steps": 8,
-        "alignment_num_steps": 10,
-    }
-    return LZNConfig(**{**options, "image_size": 8, "num_channels": 1, "latent_dim": 6, "num_labels": 3, **changes})
-
-
-def perturbed(model):
-    """Fresh output layers are almost zero; noise on the weights makes every path count."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
 
 
 @pytest.fixture
@@ -54,14 +28,6 @@ def images():
 @pytest.fixture
 def labels():
     return torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
-
-
-def draws(images, latent_dim=6):
-    return {
-        "noise": torch.randn(len(images), latent_dim),
-        "sample_noise": torch.randn_like(images),
-        "timesteps": torch.rand(len(images)),
-    }
 
 
 # Losses.
@@ -128,111 +94,6 @@ def test_the_reconstruction_loss_is_that_of_forward(model, images, labels):
     draw_noise(output.anchors, generator)
     loss = reconstruction_loss(model.predict_velocity, images, output.latents, labels, generator=generator)
     assert torch.equal(loss, output.reconstruction_loss)
-
-
-# Second views.
-
-
-@pytest.fixture
-def embedder():
-    changes = {"num_labels": 0, "decoder_type": None, "encoder_dropout": 0.0}
-    config = tiny_config(**changes, latent_noise_scale=0.45, alignment_reduction="log_prob", alignment_weight=0.7)
-    return perturbed(LZNModel(config)).train()
-
-
-def test_the_loss_of_second_views_is_that_of_their_anchors(embedder, images):
-    second, noise = torch.rand_like(images) * 2 - 1, torch.randn(12, 6)
-    output = embedder(images, second_views=second, noise=noise)
-    # Encoded together, as in forward: the flow magnifies the rounding by which anchors of two calls differ.
-    anchors, targets = embedder.get_image_anchors(torch.cat([images, second])).chunk(2)
-    expected = view_losses(embedder.config, anchors, targets, noise)
-    for name, value in expected.items():
-        assert torch.equal(output[name], value), name
-    torch.testing.assert_close(output.loss, 0.7 * output.alignment_loss)
-    torch.testing.assert_close(
-        output.anchors, embedder.get_image_anchors(images)
-    )  # of the first views, as for one view
-    torch.testing.assert_close(targets, embedder.get_image_anchors(second))
-    torch.testing.assert_close(output.pooler_output, embedder.get_image_features(images))
-    assert output.view_log_probs.shape == (10, 12) and output.label_log_probs is None
-    alone = embedder(images)
-    assert alone.loss is None and alone.view_log_probs is None
-
-
-def test_both_views_give_gradients_to_the_encoder(embedder, images):
-    views = [images.requires_grad_(), (torch.rand_like(images) * 2 - 1).requires_grad_()]
-    embedder(views[0], second_views=views[1]).loss.backward()
-    for view in views:
-        assert (view.grad.abs().amax((1, 2, 3)) > 0).all()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in embedder.parameters())
-
-
-def test_the_generator_draws_the_noise_of_second_views(embedder, images):
-    second = torch.rand_like(images)
-    seeds = (0, 0, 1)
-    a, b, c = (
-        embedder(images, second_views=second, generator=torch.Generator().manual_seed(seed)).loss for seed in seeds
-    )
-    assert a == b and a != c
-
-
-def test_bad_second_views_are_named(model, embedder, images, labels):
-    shapes = r"`second_views` must have the shape of `pixel_values`, \(12, 1, 8, 8\), and come without `labels`, got "
-    with pytest.raises(ValueError, match=shapes + r"\(11, 1, 8, 8\)\.$"):
-        embedder(images, second_views=images[:11])
-    with pytest.raises(ValueError, match=shapes + r"\(12, 1, 8, 4\)\.$"):
-        embedder(images, second_views=images[..., :4])
-    with pytest.raises(ValueError, match=shapes + r"\(12, 1, 8, 8\) and labels\.$"):
-        model(images, labels, second_views=images)
-    with pytest.raises(ValueError, match="at least 2 images"):
-        embedder(images[:1], second_views=images[:1])
-    with pytest.raises(ValueError, match="neither an image decoder nor labels.*`second_views`"):
-        embedder(images, return_loss=True)
-
-
-# A model without image encoder: a plain rectified flow.
-
-
-@pytest.fixture
-def flow():
-    return perturbed(LZNModel(tiny_config(encoder_type=None, num_labels=0, decoder_dropout=0.0)))
-
-
-def test_the_loss_without_encoder_is_that_of_a_rectified_flow(flow, images):
-    given = {name: value for name, value in draws(images).items() if name != "noise"}
-    flow.config.reconstruction_weight = 1.3
-    output = flow(images, return_loss=True, **given)
-    t = given["timesteps"].view(-1, 1, 1, 1)
-    sample = t * images + (1 - t) * given["sample_noise"]
-    velocity = flow.decoder(sample, given["timesteps"], torch.empty(12, 0), None)
-    expected = ((images - given["sample_noise"] - velocity) ** 2).mean()
-    torch.testing.assert_close(output.reconstruction_loss, expected)
-    torch.testing.assert_close(output.loss, 1.3 * expected)
-    assert list(output) == ["loss", "reconstruction_loss"]
-    torch.testing.assert_close(flow.predict_velocity(sample, given["timesteps"]), velocity)
-    assert flow(images[:1], return_loss=True).loss > 0  # without latents, without a pool
-    output.loss.backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in flow.parameters())
-
-
-def test_a_model_without_encoder_has_no_latents(flow, images):
-    with pytest.raises(ValueError, match="`latents` must be None for a model without image encoder.* got a Tensor"):
-        flow.predict_velocity(images, 0.5, torch.randn(12, 6))
-    for method in (flow.get_image_features, flow.get_image_anchors, flow.get_image_latents):
-        with pytest.raises(ValueError, match="no image encoder"):
-            method(images)
-    with pytest.raises(ValueError, match="no image encoder"):
-        flow(images, second_views=images)
-    with pytest.raises(ValueError, match="no labels"):
-        flow(images, torch.zeros(12, dtype=torch.int64), return_loss=True)
-
-
-def test_a_model_without_encoder_is_saved(flow, images, tmp_path):
-    flow.eval().save_pretrained(tmp_path)
-    for kind in (LZNModel, AutoModel):
-        loaded = kind.from_pretrained(tmp_path)
-        assert type(loaded) is LZNModel and loaded.encoder is None and same_weights(loaded, flow)
-        assert torch.equal(loaded.eval().predict_velocity(images, 0.4), flow.predict_velocity(images, 0.4))
 
 
 def test_generator_fixes_the_draws(model, images, labels):
@@ -367,11 +228,6 @@ def test_evaluation_mode_restores_the_mode_of_every_submodule(model, images):
 
 
 # Loading and saving.
-
-
-def same_weights(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_save_and_reload_as_every_class(model, images, tmp_path):

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from test_modeling_lzn import perturbed, tiny_config
+from helpers.models import perturbed, tiny_config
 from transformers import AutoModel
 
 from lzn_hf import LZNForImageClassification, LZNModel, LZNPipeline, latent_zones

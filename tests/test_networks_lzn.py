@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_modeling_lzn import tiny_config
+from helpers.models import tiny_config
 from torch import nn
 
 from lzn_hf import LZNConfig

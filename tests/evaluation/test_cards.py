@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 
 import pytest
+from helpers.models import tiny_config
 from huggingface_hub import ModelCard
-from test_modeling_lzn import tiny_config
 
 from lzn_hf.evaluation.cards import make_model_card
 from lzn_hf.training.arguments import DataArguments, RunArguments
