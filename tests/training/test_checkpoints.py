@@ -89,6 +89,9 @@ def test_checkpoints_round_trip_and_rotate(accelerator, tmp_path):
     model, optimizer = accelerator.prepare(tiny_model(), torch.optim.Adam([nn.Parameter(torch.zeros(2))]))
     optimizer.param_groups[0]["params"][0].grad = torch.ones(2)
     optimizer.step()
+    for step in (6, 7):
+        save(accelerator, tmp_path, step, model, optimizer)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-6", "checkpoint-7"]
     for step in (8, 9, 10):
         save(accelerator, tmp_path, step, model, optimizer, total_limit=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]

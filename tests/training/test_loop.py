@@ -71,6 +71,26 @@ def test_the_metrics_are_those_of_the_loss_and_none_is_left_out(tmp_path):
         assert {name: line[name] for name in rates} == rates
 
 
+def test_each_micro_batch_has_seeds_of_its_own_and_the_gradient_is_clipped(tmp_path):
+    seeds, norms, run = [], [], None
+
+    def compute_loss(model, batch, generator):
+        seeds.extend([generator.initial_seed(), torch.initial_seed()])
+        return loss_of_batch(model, batch, generator)
+
+    run = Run(tmp_path, compute_loss=compute_loss, gradient_accumulation_steps=2, max_grad_norm=1e-3)
+    update = run.loop.optimizer.step
+
+    def watched_update() -> None:
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in run.model.parameters()]).item())
+        update()
+
+    run.loop.optimizer.step = watched_update
+    run.fit()
+    assert len(seeds) == len(set(seeds)) == 2 * 2 * 4
+    assert norms == pytest.approx([1e-3] * 4, rel=1e-2)
+
+
 def nan_in(calls: set[int]):
     """The loss of these calls is NaN, counted from 0."""
     numbers = iter(range(1000))
