@@ -75,7 +75,7 @@ def test_transformers_opens_the_folder(folder):
     data = load_image_data("digits").validation
     images = [Image.fromarray(pixels[0].numpy()) for pixels in data.pixel_values[:20]]
     answers = pipeline("image-classification", model=str(folder))(images)
-    assert sum(answer[0]["label"] == str(int(y)) for answer, y in zip(answers, data.labels, strict=True)) >= 18
+    assert sum(answer[0]["label"] == str(int(y)) for answer, y in zip(answers, data.labels[:20], strict=True)) >= 18
 
 
 def test_same_seed_same_weights(script, folder, tmp_path):
