@@ -33,6 +33,7 @@ OTHER_FLAGS = {
     "num_machines",
     "num_processes",
     "nproc_per_node",
+    "quiet",
 }
 
 

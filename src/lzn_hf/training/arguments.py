@@ -31,7 +31,7 @@ def argument_values(arguments: Any) -> dict[str, Any]:
 
 def close_matches(name: str, known: Sequence[str], quote: str = "") -> str:
     """Returns the known names that are closest to a misspelt one, joined by "or"; empty if none is close."""
-    return " or ".join(f"{quote}{match}{quote}" for match in difflib.get_close_matches(name, known, n=3))
+    return " or ".join(f"{quote}{match}{quote}" for match in difflib.get_close_matches(name, known, cutoff=0.7))
 
 
 def near_names(name: str, known: Sequence[str]) -> str:
