@@ -27,9 +27,7 @@ from lzn_hf.training.models import build_model, model_parts
 from lzn_hf.training.parsing import parse_arguments
 
 
-EXAMPLES = ROOT / "examples"
-PRESETS = EXAMPLES / "presets" / "representation"
-
+PRESETS = ROOT / "examples" / "presets" / "representation"
 FILES = {"README.md", "config.json", "data_summary.json", "metrics.jsonl", "model.safetensors", "preprocessor_config.json", "training_settings.json"}  # fmt: skip
 METRICS = {"lzn": {"latent_std", "own_view_share", "anchor_spread"}, "simclr": {"similarity"}, "moco": set()}
 MODEL = {
