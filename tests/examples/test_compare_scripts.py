@@ -34,7 +34,7 @@ def test_generation_is_compared_run_by_run_and_nothing_is_done_twice(tmp_path, c
     compare_generation.main(argv)
     table = (tmp_path / "table.md").read_text()
     for method in ("latent zones", "rectified flow alone"):
-        assert re.search(rf"\| digits \| +{method} +\|", table)
+        assert re.search(rf"\| digits +\| +{method} +\|", table)
     assert table.strip() in capsys.readouterr().out
     assert (tmp_path / "digits.png").stat().st_size > 1000
     results = json.loads((tmp_path / "results.json").read_text())
@@ -73,7 +73,7 @@ def test_means_and_deviations_are_over_the_seeds():
 
 
 def test_a_run_that_fails_says_where_it_stopped(tmp_path):
-    with pytest.raises(RuntimeError, match="(?s)train_representation.py ended with 1: see .*preset"):
+    with pytest.raises(RuntimeError, match="(?s)train_representation.py ended with 2: see .*preset"):
         compare_representations.main(["--output_dir", str(tmp_path), "--presets", "digit", "--seeds", "0"])
 
 

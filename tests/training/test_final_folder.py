@@ -42,7 +42,14 @@ def train_two_steps(output_dir: Path, **model_options) -> TrainingLoop:
     return loop
 
 
-FILES = {"README.md", "config.json", "metrics.jsonl", "model.safetensors", "preprocessor_config.json"}
+FILES = {
+    "README.md",
+    "config.json",
+    "data_summary.json",
+    "metrics.jsonl",
+    "model.safetensors",
+    "preprocessor_config.json",
+}
 FILES |= {"training_settings.json"}
 
 
@@ -96,5 +103,5 @@ def test_a_failure_at_the_end_leaves_the_last_folder_alone(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         save_final_folder(loop, evaluate=dict, draw=draw, num_reference_anchors=5)
     loop.close()
-    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"data_summary.json", "metrics.jsonl", "model.safetensors"}
     assert (tmp_path / "model.safetensors").read_text() == "of an earlier run"
