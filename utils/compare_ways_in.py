@@ -1,7 +1,7 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 """Accuracy of one model on the same images as files, by every way that reads them: training, pipeline and image processor.
 
-    python benchmarks/ways_in.py --model outputs/demo/model
+    python utils/compare_ways_in.py --model outputs/demo/model
 
 The files are the 360 held-out digits of the demo: on a wide canvas, turned as a phone stores them, with transparency, and in 16 bits. All
 columns of a row are equal, except that `transformers.pipeline` converts images to RGB before an image processor sees them: it drops
