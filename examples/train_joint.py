@@ -6,7 +6,7 @@
     accelerate launch examples/train_joint.py --data_dir my_images --image_size 32 --output_dir outputs/mine
     accelerate launch examples/train_joint.py --model_name_or_path outputs/mine --data_dir others --output_dir tuned
 
-`examples/README.md` explains data folders, several processes, resuming and fine-tuning.
+`docs/your_own_data.md` explains data folders, `docs/training.md` several processes, resuming and fine-tuning.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
     accelerate launch examples/train_unconditional.py --data_dir my_images --image_size 64 --output_dir outputs/mine
 
 The decoder learns the rectified flow from noise to images, given the latents of the images in training and prior noise at sampling.
-Folders need no labels. `examples/README.md` explains data folders, several processes, resuming and fine-tuning.
+Folders need no labels. `docs/your_own_data.md` explains data folders, `docs/training.md` processes, resuming and fine-tuning.
 """
 
 from __future__ import annotations
