@@ -72,7 +72,7 @@ def accuracies(model: str, root: Path, labels: list[str]) -> dict[str, float]:
         classifier = AutoModelForImageClassification.from_pretrained(model).eval()
         logits = classifier(**processor([Image.open(file) for file in files], return_tensors="pt")).logits
     return {
-        "training": (trained == data.train.labels).float().mean().item(),
+        "training": (trained == data.train.labels).double().mean().item(),
         "pipe.classify(path)": fraction([row[0]["label"] for row in pipe.classify(files)]),
         "pipe.classify(Image)": fraction([row[0]["label"] for row in pipe.classify([Image.open(f) for f in files])]),
         "AutoImageProcessor": fraction([labels[i] for i in logits.argmax(-1)]),

@@ -58,9 +58,9 @@ def normal_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def near_matches(name: str, known: Iterable[str]) -> list[str]:
-    """The names most like a misspelt one, at most three, best first."""
-    return difflib.get_close_matches(name, known, n=3)
+def near_matches(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    """The names most like a misspelt one, at most three, best first; of a similarity in [0, 1] of at least `cutoff`."""
+    return difflib.get_close_matches(name, known, n=3, cutoff=cutoff)
 
 
 def labels_to_ids(label: str | int | Sequence[str | int], label2id: dict[str, int]) -> Tensor:

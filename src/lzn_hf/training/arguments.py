@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
+
+from ..checks_lzn import near_matches
 
 
 def flag(default: Any, help: str) -> Any:
@@ -31,7 +32,7 @@ def argument_values(arguments: Any) -> dict[str, Any]:
 
 def close_matches(name: str, known: Sequence[str], quote: str = "") -> str:
     """Returns the known names that are closest to a misspelt one, joined by "or"; empty if none is close."""
-    return " or ".join(f"{quote}{match}{quote}" for match in difflib.get_close_matches(name, known, cutoff=0.7))
+    return " or ".join(f"{quote}{match}{quote}" for match in near_matches(name, known, cutoff=0.7))
 
 
 def near_names(name: str, known: Sequence[str]) -> str:
