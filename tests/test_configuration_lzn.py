@@ -184,7 +184,10 @@ def test_bad_values_are_named(name, value):
         ({"encoder_type": "transformers"}, "encoder_backbone"),
         ({"encoder_type": "transformers", "encoder_backbone": {"hidden_size": 3}}, "encoder_backbone"),
         ({"encoder_type": None, "decoder_type": None}, "decoder_type"),
-        ({"encoder_type": None, "num_labels": 3}, "id2label"),
+        ({"alignment_noise_scales": []}, "alignment_noise_scales"),
+        ({"alignment_noise_scales": [1.0, -0.1]}, "alignment_noise_scales"),
+        ({"prediction_time": 0.0}, "prediction_time"),
+        ({"prediction_time": 1.5}, "prediction_time"),
     ],
 )
 def test_bad_combinations_are_named(fields, name):

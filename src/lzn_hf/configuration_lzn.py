@@ -26,7 +26,7 @@ class LZNConfig(PreTrainedConfig):
         latent_dim (`int`, *optional*, defaults to 200): size of anchors and latents.
         encoder_type (`str`, *optional*, defaults to `"ncsnpp"`): `"ncsnpp"` (arguments from `encoder_base_channels` on), `"resnet"`
             (`encoder_depths`, `encoder_widths`, `encoder_head_layers`) or `"transformers"` (`encoder_backbone`, `encoder_head_layers`), see
-            [`NCSNppEncoder`], [`ResNetEncoder`], [`BackboneEncoder`]; or `None`: a plain rectified flow, whose decoder takes no latents.
+            [`NCSNppEncoder`], [`ResNetEncoder`], [`BackboneEncoder`]; or `None`: a plain rectified flow, whose decoder takes no latents, but the label, if there are labels.
         decoder_type (`str`, *optional*, defaults to `"ncsnpp"`): `"ncsnpp"`, see [`NCSNppDecoder`], or `None` for a model that embeds
             (and classifies, if it has labels), but does not generate.
         encoder_depths, encoder_widths (`list[int]`, *optional*, defaults to those of a ResNet-50): blocks and bottleneck
@@ -66,6 +66,9 @@ class LZNConfig(PreTrainedConfig):
         alignment_num_steps (`int`, *optional*, defaults to 20): its evaluations. Published: 100.
         alignment_end (`float`, *optional*, defaults to 1.0): time at which the trace of the loss ends, in (0, 1]. 1 (published) is all the way,
             where the scale of anchors has no effect on an exact solver; less lets them repel each other until they are told apart by then.
+        alignment_noise_scales (`list[float]`, *optional*, defaults to `(1.0,)`): the loss aligns, for each of these factors of the prior
+            noise, one draw of an image's latent with its label. A first 1.0 is the latent that the decoder is given (published: no more).
+            Draws repeat the flow, not the encoder. Small factors are the middle of the zones, where images are classified.
         step_cutoff (`float`, *optional*, defaults to 0.2): fraction of early alignment steps that the loss leaves out.
         alignment_reduction (`str`, *optional*, defaults to `"prob"`): `"prob"`, `"log_prob"` or `"mean_log_prob"`, see
             [`latent_zones.alignment_loss`].
@@ -74,6 +77,8 @@ class LZNConfig(PreTrainedConfig):
         label_anchor_std (`float`, *optional*, defaults to 1.0): standard deviation of fresh label anchors.
         num_reference_anchors (`int`, *optional*, defaults to 0): rows of the stored reference anchors; set by
             [`LZNModel.set_reference_anchors`].
+        prediction_time (`float`, *optional*): the time in (0, 1] of the flow of the label anchors at which the scores of an image are read,
+            a temperature: the later, the nearer to 0 and 1. Default: its end, where the zones are disjoint and every score is 0 or 1.
         num_prediction_draws (`int`, *optional*, defaults to 0): classification of an image averages the zone probabilities over
             this many fixed draws of prior noise; 0 takes the middle of its zone instead (noise zero).
         id2label (`dict[int, str]`, *optional*): names of the labels. Instead of it, `label2id`, or `num_labels` for the names
@@ -129,6 +134,7 @@ class LZNConfig(PreTrainedConfig):
     alignment_solver: str = "adams"
     alignment_num_steps: int = 20
     alignment_end: float | int = 1.0
+    alignment_noise_scales: list[float | int] | tuple[float | int, ...] = (1.0,)
     step_cutoff: float | int = 0.2
     alignment_reduction: str = "prob"
     alignment_symmetric: bool = False
@@ -136,6 +142,7 @@ class LZNConfig(PreTrainedConfig):
     alignment_weight: float | int = 1.0
     label_anchor_std: float | int = 1.0
     num_reference_anchors: int = 0
+    prediction_time: float | int | None = None
     num_prediction_draws: int = 0
 
     def __post_init__(self, **kwargs):
@@ -195,11 +202,6 @@ class LZNConfig(PreTrainedConfig):
         check("encoder_backbone", given if has_backbone else self.encoder_backbone is None, wanted)
         if self.encoder_type is None:
             check("decoder_type", self.decoder_type is not None, "'ncsnpp' where `encoder_type` is None")
-            check(
-                "id2label",
-                not self.id2label,
-                "empty where `encoder_type` is None, as nothing aligns images with labels",
-            )
         for part in ("encoder", "decoder"):
             if getattr(self, f"{part}_type") != "ncsnpp":
                 continue
@@ -228,6 +230,9 @@ class LZNConfig(PreTrainedConfig):
             check(name, getattr(self, name) in SOLVERS, "'adams', 'euler' or 'dpmsolver++'")
         check("step_cutoff", 0 <= self.step_cutoff < 1, "in [0, 1)")
         check("alignment_end", 0 < self.alignment_end <= 1, "in (0, 1]")
+        check("prediction_time", self.prediction_time is None or 0 < self.prediction_time <= 1, "None or in (0, 1]")
+        scales = self.alignment_noise_scales
+        check("alignment_noise_scales", len(scales) > 0 and min(scales) >= 0, "a list of factors of at least 0")
         check("alignment_reduction", self.alignment_reduction in REDUCTIONS, f"one of {REDUCTIONS}")
         for name in ("reconstruction_weight", "alignment_weight", "num_reference_anchors", "num_prediction_draws"):
             check(name, getattr(self, name) >= 0, "at least 0")

@@ -20,7 +20,7 @@ from .latent_zones import alignment_loss, compute_latents, trace_assignments
 class LZNOutput(ModelOutput):
     """Output of [`LZNModel`] for B images, with F features, D latent dimensions and S alignment steps.
 
-    A model without image encoder has no embeddings, anchors and latents.
+    A model without image encoder has no embeddings, anchors and latents. K is the number of `config.alignment_noise_scales`.
 
     Args:
         loss (scalar `Tensor`, *optional*): weighted sum of the two losses below.
@@ -31,7 +31,8 @@ class LZNOutput(ModelOutput):
         anchors (`Tensor` of shape `(B, D)`, *optional*): the anchors of the images.
         latents (`Tensor` of shape `(B, D)`, *optional*): the latents of the images among the anchors of the global batch, with the loss
             only.
-        label_log_probs (`Tensor` of shape `(S, B)`, *optional*): log-probability of each image's label at every alignment step.
+        label_log_probs (`Tensor` of shape `(S, K B)`, *optional*): log-probability of each image's label at every alignment step, of
+            all images for the first noise scale, then of all for the second, ...
         view_log_probs (`Tensor` of shape `(S, B)`, *optional*): log-probability of the anchor of each image's second view.
     """
 
@@ -178,6 +179,30 @@ def view_losses(
     }
 
 
+def draw_latents(
+    config: LZNConfig, anchors: Tensor, pool: Tensor, latents: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draws the latents of images that are aligned with their labels, one for each of `config.alignment_noise_scales`.
+
+    Args:
+        config ([`LZNConfig`]): `alignment_noise_scales`, K of them, and the latent solver.
+        anchors (`Tensor` of shape `(B, D)`): the anchors of the images.
+        pool (`Tensor` of shape `(N, D)`): the anchors that share the prior.
+        latents (`Tensor` of shape `(B, D)`): latents under noise of scale 1, which are taken for the first scale if that is 1.
+        generator (`torch.Generator`, *optional*): draws the noise of the others.
+
+    Returns:
+        `Tensor` of shape `(K B, D)`: the latents of all images for the first scale, then of all for the second, ...
+    """
+    first, *rest = config.alignment_noise_scales
+    drawn = [latents] if first == 1 else []
+    scales = rest if first == 1 else [first, *rest]
+    if scales:
+        noise = torch.cat([scale * draw_noise(anchors, generator) for scale in scales])
+        drawn.append(place_anchors(config, anchors.repeat(len(scales), 1), noise, pool))
+    return torch.cat(drawn)
+
+
 def label_losses(
     config: LZNConfig, latents: Tensor, label_anchors: Tensor, labels: Tensor, *, weighted: bool
 ) -> dict[str, Tensor]:
@@ -185,7 +210,7 @@ def label_losses(
 
     Args:
         config ([`LZNConfig`]): settings of the alignment flow and of its loss.
-        latents (`Tensor` of shape `(B, D)`): latents of images.
+        latents (`Tensor` of shape `(K B, D)`): latents of images, as of [`draw_latents`].
         label_anchors (`Tensor` of shape `(C, D)`): the anchors of all labels.
         labels (`Tensor` of shape `(B,)`): int64 labels of the images.
         weighted (`bool`): whether the label frequencies of the global batch weight the label anchors. For training only: at
@@ -195,8 +220,56 @@ def label_losses(
         `dict[str, Tensor]`: `alignment_loss` and `label_log_probs` of [`LZNOutput`].
     """
     log_weights = log_label_frequencies(labels, len(label_anchors)) if weighted else None
-    loss, log_probs = align_latents(config, latents, label_anchors, labels, log_weights)
+    targets = labels.repeat(len(latents) // len(labels))
+    loss, log_probs = align_latents(config, latents, label_anchors, targets, log_weights)
     return {"alignment_loss": loss, "label_log_probs": log_probs}
+
+
+def score_labels(config: LZNConfig, latents: Tensor, label_anchors: Tensor, time: float | None = None) -> Tensor:
+    """Computes the log-probabilities of labels for latents: the assignment probabilities of the label anchors at one time.
+
+    Args:
+        config ([`LZNConfig`]): solver and number of steps of the alignment flow.
+        latents (`Tensor` of shape `(B, D)`): the latents.
+        label_anchors (`Tensor` of shape `(C, D)`): the anchors of all labels.
+        time (`float`, *optional*): the time in (0, 1] of the flow, see `config.prediction_time`. Default: its end.
+
+    Returns:
+        `Tensor` of shape `(B, C)`: the log-probabilities.
+    """
+    solver, num_steps, end = config.alignment_solver, config.alignment_num_steps, 1.0 if time is None else time
+    return trace_assignments(latents, label_anchors, solver=solver, num_steps=num_steps, end=end)[1][-1]
+
+
+def score_images(
+    config: LZNConfig, anchors: Tensor, reference_anchors: Tensor, label_anchors: Tensor, time: float | None = None
+) -> Tensor:
+    """Computes the log-probabilities of labels for images, each placed among {its own anchor} + reference anchors.
+
+    The place is the middle of its zone, or `config.num_prediction_draws` fixed places, whose probabilities are averaged.
+
+    Args:
+        config ([`LZNConfig`]): settings of both flows.
+        anchors (`Tensor` of shape `(B, D)`): the anchors of the images.
+        reference_anchors (`Tensor` of shape `(N, D)`): anchors of training images.
+        label_anchors (`Tensor` of shape `(C, D)`): the anchors of all labels.
+        time (`float`, *optional*): see [`score_labels`].
+
+    Returns:
+        `Tensor` of shape `(B, C)`: the log-probabilities.
+    """
+    num_draws = config.num_prediction_draws
+    noise = torch.zeros_like(anchors)
+    if num_draws:
+        # Drawn on the CPU from a fixed seed: the same points on every device and in every call.
+        points = torch.randn(num_draws, anchors.shape[1], generator=torch.Generator().manual_seed(0))
+        noise = points.to(anchors.device).repeat(len(anchors), 1)
+        anchors = anchors.repeat_interleave(num_draws, 0)
+    latents = place_anchors(config, anchors, noise, reference_anchors, include_own=True)
+    log_probs = score_labels(config, latents, label_anchors, time)
+    if num_draws:
+        log_probs = log_probs.unflatten(0, (-1, num_draws)).logsumexp(1).log_softmax(-1)
+    return log_probs
 
 
 def gather_pool(anchors: Tensor) -> Tensor:
@@ -225,10 +298,13 @@ def check_labels(labels: Tensor | None, batch_size: int, num_labels: int) -> Non
 __all__ = [
     "align_latents",
     "check_labels",
+    "draw_latents",
     "draw_noise",
     "gather_pool",
     "label_losses",
     "place_anchors",
     "reconstruction_loss",
+    "score_images",
+    "score_labels",
     "view_losses",
 ]

@@ -13,15 +13,18 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from .configuration_lzn import LZNConfig
-from .latent_zones import compute_latents, trace_assignments
+from .latent_zones import compute_latents
 from .losses_lzn import (
     LZNOutput,
     check_labels,
+    draw_latents,
     draw_noise,
     gather_pool,
     label_losses,
     place_anchors,
     reconstruction_loss,
+    score_images,
+    score_labels,
     view_losses,
 )
 from .networks_lzn import build_decoder, build_encoder
@@ -79,7 +82,8 @@ class LZNModel(LZNPreTrainedModel):
         super().__init__(config)
         self.encoder = build_encoder(config)
         self.decoder = build_decoder(config)
-        num_labels, num_reference_anchors = config.num_labels, config.num_reference_anchors
+        num_labels = config.num_labels if config.encoder_type is not None else 0
+        num_reference_anchors = config.num_reference_anchors
         self.label_anchors = nn.Parameter(torch.empty(num_labels, config.latent_dim)) if num_labels else None
         reference_anchors = torch.empty(num_reference_anchors, config.latent_dim) if num_reference_anchors else None
         self.register_buffer("reference_anchors", reference_anchors)
@@ -173,8 +177,9 @@ class LZNModel(LZNPreTrainedModel):
                 self.predict_velocity, pixel_values, latents, labels, sample_noise, timesteps, generator
             )
             weighted.append(config.reconstruction_weight * losses["reconstruction_loss"])
-        if self.label_anchors is not None and latents is not None and labels is not None:
-            losses |= label_losses(config, latents, self.label_anchors, labels, weighted=self.training)
+        if self.label_anchors is not None and anchors is not None and labels is not None:
+            drawn = draw_latents(config, anchors, pool, losses["latents"], generator)
+            losses |= label_losses(config, drawn, self.label_anchors, labels, weighted=self.training)
             weighted.append(config.alignment_weight * losses["alignment_loss"])
         return {**losses, "loss": sum(weighted[1:], start=weighted[0])}
 
@@ -247,38 +252,26 @@ class LZNModel(LZNPreTrainedModel):
         Raises:
             ValueError: if the model has no labels, or the shape does not fit.
         """
-        label_anchors = self._require_label_anchors()
-        solver, num_steps = self.config.alignment_solver, self.config.alignment_num_steps
-        return trace_assignments(latents, label_anchors, solver=solver, num_steps=num_steps)[1][-1]
+        return score_labels(self.config, latents, self._require_label_anchors())
 
     def classify_images(self, pixel_values: Tensor) -> Tensor:
         """Classifies images `(B, C, H, W)` in [-1, 1]: log-probabilities `(B, num_labels)`, each row a function of its image alone.
 
         Each image is placed among {its own anchor} + reference anchors, with noise 0, in the middle of its zone. With
-        `config.num_prediction_draws = K` the probabilities are averaged over K draws of noise, the same for every image.
+        `config.num_prediction_draws = K` the probabilities are averaged over K draws of noise, the same for every image. They are
+        read at `config.prediction_time`.
 
         Raises:
             ValueError: if the model has no labels or no reference anchors, and for images of a wrong shape or range.
         """
-        self._require_label_anchors()
+        label_anchors = self._require_label_anchors()
         if self.reference_anchors is None:
             raise ValueError(
                 "classifying an image by itself needs reference anchors and this model has none: call "
                 "`model.set_reference_anchors(model.get_image_anchors(training_images))` once and save the model."
             )
         anchors = self.get_image_anchors(pixel_values)
-        num_draws = self.config.num_prediction_draws
-        noise = torch.zeros_like(anchors)
-        if num_draws:
-            # Drawn on the CPU from a fixed seed: the same points on every device and in every call.
-            points = torch.randn(num_draws, anchors.shape[1], generator=torch.Generator().manual_seed(0))
-            noise = points.to(anchors.device).repeat(len(anchors), 1)
-            anchors = anchors.repeat_interleave(num_draws, 0)
-        latents = place_anchors(self.config, anchors, noise, self.reference_anchors, include_own=True)
-        log_probs = self.classify_latents(latents)
-        if num_draws:
-            log_probs = log_probs.unflatten(0, (-1, num_draws)).logsumexp(1).log_softmax(-1)
-        return log_probs
+        return score_images(self.config, anchors, self.reference_anchors, label_anchors, self.config.prediction_time)
 
     def predict_velocity(
         self, sample: Tensor, t: Tensor | float, latents: Tensor | None = None, labels: Tensor | None = None
@@ -291,7 +284,7 @@ class LZNModel(LZNPreTrainedModel):
             latents (`Tensor` of shape `(B, D)`, *optional*): latents of labels or images, or prior noise, which say what to generate.
                 `None` for a model without image encoder, and only for that.
             labels (`Tensor` of shape `(B,)`, *optional*): labels, for a model that has them. Defaults to the labels of the latents'
-                zones.
+                zones; a model without image encoder needs them.
 
         Returns:
             `Tensor` of shape `(B, C, H, W)`: the velocity.
@@ -313,10 +306,10 @@ class LZNModel(LZNPreTrainedModel):
                 "`latents` are needed: get_label_latents(labels), get_image_latents(pixel_values), or prior noise "
                 f"torch.randn({len(sample)}, {self.config.latent_dim})."
             )
-        if labels is not None:
-            self._require_label_anchors()
-        elif self.config.num_labels:
+        if labels is None and self.label_anchors is not None:
             labels = self.classify_latents(latents).argmax(-1)
+        elif labels is not None and not self.config.num_labels:
+            self._require_label_anchors()
         t = torch.as_tensor(t, dtype=torch.float32, device=sample.device).expand(len(sample))
         return self.decoder(sample.to(self.dtype), t, latents.to(self.dtype), labels)
 
@@ -361,7 +354,10 @@ class LZNModel(LZNPreTrainedModel):
     def _require_label_anchors(self) -> Tensor:
         if self.label_anchors is None:
             raise ValueError(
-                "this model has no labels (config.num_labels is 0): labels can be neither given nor predicted."
+                "this model has no image encoder (config.encoder_type is None): it generates images of labels, but labels have no latent "
+                "zones, so none can be predicted."
+                if self.config.num_labels
+                else "this model has no labels (config.num_labels is 0): labels can be neither given nor predicted."
             )
         return self.label_anchors
 

@@ -143,6 +143,8 @@ class GenerationPipeline(FlatFolderPipeline):
             check_tensor("latents", latents, ("N", config.latent_dim))
             latents = latents.to(device, torch.float32).repeat_interleave(num_images_per_label, 0)
             num_images = len(latents)
+        elif self.model.encoder is None and config.num_labels:
+            raise ValueError("`label` is needed for a model with labels and without image encoder, got None.")
         elif self.model.encoder is None and sample_noise is not None and num_images_per_label == 1:
             check_tensor("sample_noise", sample_noise, ("N", *image_shape))
             num_images = len(sample_noise)
@@ -161,10 +163,10 @@ class GenerationPipeline(FlatFolderPipeline):
             # 2. Latents: given, in the zones of the labels, or prior noise.
             if latents is None and self.model.encoder is not None:
                 latents = randn_tensor((num_images, config.latent_dim), generator, device, torch.float32)
-            if labels is not None:
-                latents = self.model.get_label_latents(labels, noise=latents)
-            else:
+            if labels is None:
                 labels = self._zone_labels(latents)
+            elif latents is not None:
+                latents = self.model.get_label_latents(labels, noise=latents)
 
             # 3. Images: from noise along the velocity of the decoder.
             if sample_noise is None:
@@ -222,6 +224,10 @@ class GenerationPipeline(FlatFolderPipeline):
         flow = ImageFlow(solver, num_inference_steps, t_min)
         config, pixel_values = self.model.config, self._pixel_values(images)
         check_generators(generator, len(pixel_values))
+        if self.model.encoder is None and config.num_labels:
+            raise ValueError(
+                "this model needs the labels of images and has no image encoder to find them: it cannot invert images."
+            )
         if self.model.encoder is None:
             image_shape = (config.num_channels, config.image_size, config.image_size)
             check_tensor("pixel_values", pixel_values, ("B", *image_shape))
@@ -264,7 +270,7 @@ class GenerationPipeline(FlatFolderPipeline):
 
     def _zone_labels(self, latents: Tensor | None) -> Tensor | None:
         """The labels of the zones that latents lie in, for the decoder; `None` for a model without labels."""
-        if latents is None or not self.model.config.num_labels:
+        if latents is None or self.model.label_anchors is None:
             return None
         return self.model.classify_latents(latents).argmax(-1)
 

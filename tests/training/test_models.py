@@ -225,8 +225,8 @@ def test_a_rectified_flow_is_fine_tuned_as_one(tmp_path):
     tuned = build_model({}, **SHAPE, label_names=(), pretrained=str(tmp_path))
     assert tuned.encoder is None and list(model_parts(tuned)) == ["decoder"]
     assert all(torch.equal(tuned.state_dict()[name], value) for name, value in model.state_dict().items())
-    with pytest.raises(ValueError, match="`id2label` must be empty where `encoder_type` is None"):
-        build_model({}, **SHAPE, label_names=["a"], pretrained=str(tmp_path))
+    labelled = build_model({}, **SHAPE, label_names=["a"], pretrained=str(tmp_path))
+    assert labelled.label_anchors is None and labelled.decoder.num_labels == 1
 
 
 def test_the_parts_are_all_parameters_once():

@@ -61,7 +61,7 @@ SOURCE_OF_IMAGES = {
     "shuffle_buffer_size",
 }
 CONFIG_FIELDS = tuple(LZNConfig.__annotations__)  # without those that transformers adds
-FIELDS_OF_INFERENCE = {"num_reference_anchors", "num_prediction_draws"}  # unused in training
+FIELDS_OF_INFERENCE = {"num_reference_anchors", "num_prediction_draws", "prediction_time"}  # unused in training
 MAX_DIFFERENCES = 20  # lines of a message
 
 Settings = dict[str, dict[str, Any]]
