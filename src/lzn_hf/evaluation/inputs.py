@@ -49,6 +49,15 @@ def check_labels(name: str, labels: Tensor, count: int) -> None:
         raise ValueError(f"`{name}` must be at least 0, got {labels.min().item()}.")
 
 
+def check_scores(log_probs: Tensor, labels: Tensor) -> None:
+    """Raises a ValueError unless scores are `(N, C)`, not empty and not NaN, with labels `(N,)` of at least 0."""
+    if log_probs.ndim != 2 or log_probs.numel() == 0:
+        raise ValueError(f"`log_probs` must be (N, C) and not empty, got {tuple(log_probs.shape)}.")
+    if log_probs.isnan().any():
+        raise ValueError("`log_probs` must not be NaN.")
+    check_labels("labels", labels, len(log_probs))
+
+
 def flatten_images(**images: Tensor) -> list[Tensor]:
     """Checked images as rows of pixels `(N, C H W)`, float64 on the CPU; a ValueError if their numbers of pixels differ."""
     for name, x in images.items():
@@ -60,4 +69,4 @@ def flatten_images(**images: Tensor) -> list[Tensor]:
     return rows
 
 
-__all__ = ["check_features", "check_images", "check_labels", "flatten_images"]
+__all__ = ["check_features", "check_images", "check_labels", "check_scores", "flatten_images"]

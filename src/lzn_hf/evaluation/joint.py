@@ -13,7 +13,7 @@ from torch import Tensor
 from ..checks_lzn import check_at_least
 from ..losses_lzn import place_anchors
 from ..modeling_lzn import LZNForImageClassification, LZNModel, evaluation_mode
-from .inputs import check_labels, flatten_images
+from .inputs import check_labels, check_scores, flatten_images
 from .metrics import frechet_distance
 
 
@@ -57,11 +57,7 @@ def accuracy(log_probs: Tensor, labels: Tensor, top_k: int = 1) -> float:
     Raises:
         ValueError: if shapes do not fit, `top_k` is out of range, or a value is NaN.
     """
-    if log_probs.ndim != 2 or len(log_probs) == 0:
-        raise ValueError(f"`log_probs` must be (N, C) and not empty, got {tuple(log_probs.shape)}.")
-    if log_probs.isnan().any():
-        raise ValueError("`log_probs` must not be NaN.")
-    check_labels("labels", labels, len(log_probs))
+    check_scores(log_probs, labels)
     if not 1 <= top_k <= log_probs.shape[1]:
         raise ValueError(f"`top_k` must be in 1..{log_probs.shape[1]}, got {top_k}.")
     return (log_probs.topk(top_k).indices == labels.to(log_probs.device)[:, None]).any(1).double().mean().item()

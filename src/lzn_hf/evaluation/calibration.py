@@ -1,0 +1,95 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Quality of the probabilities of a classifier: pure functions of log-probabilities and labels, in float64 on the CPU."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checks_lzn import check_at_least
+from .inputs import check_scores
+
+
+TOLERANCE = 1e-3  # of the sum of the probabilities of a row
+
+
+def negative_log_likelihood(log_probs: Tensor, labels: Tensor) -> float:
+    """Mean of `-log p(label)` in nats: 0 is best, and log C is what equal probabilities of C labels give.
+
+    Args:
+        log_probs (`Tensor` of shape `(N, C)`): log-probabilities, each row normalised.
+        labels (`Tensor` of shape `(N,)`): true labels.
+
+    Raises:
+        ValueError: if shapes do not fit, a value is NaN, a label is not below C, or a row is not normalised.
+    """
+    return F.nll_loss(*_checked(log_probs, labels)).item()
+
+
+def reliability(log_probs: Tensor, labels: Tensor, bins: int = 15) -> list[dict[str, float]]:
+    """Compares confidence with accuracy, bin by bin: the points of a reliability diagram (Guo et al., arXiv 1706.04599).
+
+    The confidence of an image is the probability of its most probable label. Bin m of M holds the confidences in
+    ((m - 1) / M, m / M].
+
+    Args:
+        log_probs (`Tensor` of shape `(N, C)`): log-probabilities, each row normalised.
+        labels (`Tensor` of shape `(N,)`): true labels.
+        bins (`int`, *optional*, defaults to 15): M, at least 1.
+
+    Returns:
+        `list[dict]`: mean `confidence`, `accuracy` and `count` of each bin that holds any image, from the lowest bin up.
+
+    Raises:
+        ValueError: as [`negative_log_likelihood`], and if `bins` is below 1.
+    """
+    check_at_least(1, bins=bins)
+    log_probs, labels = _checked(log_probs, labels)
+    top, predicted = log_probs.max(1)
+    confidence, correct = top.exp(), (predicted == labels).double()
+    # Rounding can carry a confidence over 1. The lowest one is above 0, as it is at least 1 / C.
+    bin_of = (confidence * bins).ceil().long().clamp(1, bins)
+    found = []
+    for number in bin_of.unique().tolist():
+        inside = bin_of == number
+        means = {"confidence": confidence[inside].mean().item(), "accuracy": correct[inside].mean().item()}
+        found.append({**means, "count": int(inside.sum())})
+    return found
+
+
+def calibration_error(log_probs: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error of the most probable label (Naeini et al., AAAI 2015; Guo et al., arXiv 1706.04599):
+
+        sum_m  n_m / N  |accuracy_m - confidence_m|
+
+    over the bins of [`reliability`], from 0 (best) to 1.
+
+    Args:
+        log_probs, labels, bins: see [`reliability`].
+
+    Raises:
+        ValueError: as [`reliability`].
+    """
+    points = reliability(log_probs, labels, bins)
+    return sum(point["count"] * abs(point["accuracy"] - point["confidence"]) for point in points) / len(labels)
+
+
+def _checked(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    check_scores(log_probs, labels)
+    num_labels = log_probs.shape[1]
+    if labels.max() >= num_labels:
+        raise ValueError(
+            f"`labels` must be below {num_labels}, the columns of `log_probs`, got {labels.max().item()}."
+        )
+    log_probs, labels = log_probs.detach().cpu().double(), labels.cpu().long()
+    sums = log_probs.exp().sum(1)
+    if not torch.allclose(sums, torch.ones_like(sums), rtol=0, atol=TOLERANCE):
+        raise ValueError(
+            "`log_probs` must be log-probabilities, whose probabilities sum to 1 in each row (scores need `log_softmax`), got sums "
+            f"from {sums.min().item():.4g} to {sums.max().item():.4g}."
+        )
+    return log_probs, labels
+
+
+__all__ = ["calibration_error", "negative_log_likelihood", "reliability"]
