@@ -5,6 +5,7 @@
     accelerate launch examples/train_joint.py --preset cifar10 --dry_run  # the published settings: print, do not train
     accelerate launch examples/train_joint.py --data_dir my_images --image_size 32 --output_dir outputs/mine
     accelerate launch examples/train_joint.py --model_name_or_path outputs/mine --data_dir others --output_dir tuned
+    accelerate launch examples/train_joint.py --baseline classifier       # the same encoder as a plain classifier, to compare with
 
 `docs/your_own_data.md` explains data folders, `docs/training.md` several processes, resuming and fine-tuning.
 """
@@ -15,13 +16,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lzn_hf import LZNModel, LZNOutput
 from lzn_hf.data.batches import to_pixel_values
+from lzn_hf.evaluation.joint import linear_log_probs
 from lzn_hf.training.arguments import COMMON_ARGUMENTS, flag, learning_rates, require_at_least
+from lzn_hf.training.baselines import Baseline, check_parts, classifier_loss, remove_part, validation_loss
 from lzn_hf.training.command_line import run_as_script
 from lzn_hf.training.final_folder import save_final_folder
 from lzn_hf.training.loop import TrainingLoop
@@ -34,6 +38,7 @@ from lzn_hf.visualization.grids import image_grid
 MAX_LABELS_SHOWN = 20  # rows of a sample grid
 # Metrics beside the progress bar, under shorter names.
 SHOWN = {"reconstruction": "reconstruction_loss", "alignment": "alignment_loss", "own_label": "own_label_share"}
+SHOWN |= {"accuracy": "train_accuracy"}
 
 
 @dataclass
@@ -42,6 +47,11 @@ class JointArguments:
 
     _argument_group_name = "joint training"
 
+    baseline: Literal["none", "rectified_flow", "classifier"] = flag(
+        "none",
+        "A specialist for comparison: `rectified_flow`, the decoder alone, given labels but no latents; or `classifier`, the "
+        "encoder alone, with a linear layer on its anchors.",
+    )
     encoder_learning_rate: float = flag(1e-3, "Adam's learning rate for the image encoder.")
     decoder_learning_rate: float = flag(2e-3, "... for the image decoder.")
     label_anchors_learning_rate: float = flag(1e-2, "... for the label anchors.")
@@ -68,7 +78,15 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     # 1. Settings, data, model: everything is checked before anything is written.
     presets_dir = Path(__file__).resolve().parent / "presets" / "joint"
     model_args, data_args, run, joint = parse_arguments(ARGUMENTS, presets_dir, argv, description=__doc__)
-    setup = set_up_training("train_joint", model_args, data_args, run, joint=joint, check=check_model)
+    baseline = joint.baseline
+    if baseline == "rectified_flow" and (joint.decoder_train_steps or run.max_train_steps) < run.max_train_steps:
+        raise ValueError(
+            f"`decoder_train_steps` {joint.decoder_train_steps} would leave nothing to train by `--baseline rectified_flow`: pass "
+            f"`--max_train_steps {joint.decoder_train_steps}`."
+        )
+    remove_part(model_args, baseline)
+    check = partial(check_parts, baseline=baseline)
+    setup = set_up_training("train_joint", model_args, data_args, run, joint=joint, check=check)
     if setup is None:
         return None
 
@@ -76,38 +94,48 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     def draw(path: Path) -> None:
         save_samples(setup.model, path, joint, run.seed)
 
-    def evaluate() -> dict[str, float]:
-        if setup.data.validation is None:
-            return {}
-        with reference_anchors(setup.model, setup.encode_train_anchors(joint.num_reference_anchors)):
-            batches = setup.validation_batches(split_over_processes=True)
-            return {"validation_accuracy": measure_accuracy(setup.accelerator, setup.model, batches)}
-
-    compute_loss, freeze_after = partial(joint_loss, setup), {"decoder": joint.decoder_train_steps}
+    has_decoder = setup.model.decoder is not None
+    outputs = {"evaluate": partial(validate, setup, joint), "draw": draw if has_decoder else None}
+    compute_loss = partial(joint_loss, setup, baseline=baseline)
+    freeze_after = {"decoder": joint.decoder_train_steps} if has_decoder else {}
     loop = TrainingLoop(setup, learning_rates(joint), compute_loss, freeze_after=freeze_after)
-    loop.fit(evaluate=evaluate, draw=draw, shown=SHOWN)
+    loop.fit(**outputs, shown=SHOWN)
 
-    # 3. The final folder: averaged weights, reference anchors, samples.
-    num_anchors = joint.num_reference_anchors
-    return save_final_folder(loop, evaluate=evaluate, draw=draw, num_reference_anchors=num_anchors)
+    # 3. The final folder: averaged weights, reference anchors, samples. A linear classifier has no zones to place images in.
+    num_anchors = 0 if baseline == "classifier" else joint.num_reference_anchors
+    return save_final_folder(loop, **outputs, num_reference_anchors=num_anchors)
 
 
-def check_model(model: LZNModel) -> None:
-    """Raises a `ValueError` for a model without image decoder or image encoder."""
-    for part in ("encoder", "decoder"):
-        if getattr(model, part) is None:
-            raise ValueError(
-                f"train_joint.py trains an image encoder and an image decoder, but `{part}_type` of the model is None."
-            )
+def validate(setup: TrainingSetup, joint: JointArguments) -> dict[str, float]:
+    """Computes the accuracy on the validation images, or the loss of a model that cannot classify; empty without images."""
+    if setup.data.validation is None:
+        return {}
+    if joint.baseline == "rectified_flow":
+        return validation_loss(setup)
+    batches = setup.validation_batches(split_over_processes=True)
+    if joint.baseline == "classifier":
+        accuracy = measure_accuracy(setup.accelerator, setup.model, batches, partial(linear_log_probs, setup.model))
+    else:
+        with reference_anchors(setup.model, setup.encode_train_anchors(joint.num_reference_anchors)):
+            accuracy = measure_accuracy(setup.accelerator, setup.model, batches, setup.model.classify_images)
+    return {"validation_accuracy": accuracy}
 
 
 def joint_loss(
-    setup: TrainingSetup, model: nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator
+    setup: TrainingSetup,
+    model: nn.Module,
+    batch: Mapping[str, Tensor],
+    generator: torch.Generator,
+    baseline: Baseline = "none",
 ) -> tuple[Tensor, Mapping[str, Tensor | None]]:
     """Computes the loss of a batch by the prepared model, and the metrics to log."""
     flip, shift = setup.data_args.random_flip, setup.data_args.max_shift
     pixel_values = to_pixel_values(batch["pixel_values"], flip=flip, shift=shift, generator=generator)
+    if baseline == "classifier":
+        return classifier_loss(model(pixel_values).anchors, setup.model.label_anchors, batch["labels"])
     output = model(pixel_values, labels=batch["labels"], generator=generator)
+    if baseline == "rectified_flow":
+        return output.loss, {}
     return output.loss, step_metrics(setup.model, output, batch["labels"])
 
 

@@ -23,13 +23,12 @@ from torch import Tensor, nn
 
 from lzn_hf import LZNModel
 from lzn_hf.data.batches import to_pixel_values
-from lzn_hf.losses_lzn import draw_noise, reconstruction_loss
-from lzn_hf.modeling_lzn import evaluation_mode
-from lzn_hf.training.arguments import COMMON_ARGUMENTS, ModelArguments, flag, learning_rates, require_at_least
+from lzn_hf.training.arguments import COMMON_ARGUMENTS, flag, learning_rates, require_at_least
+from lzn_hf.training.baselines import check_parts, remove_part, validation_loss
 from lzn_hf.training.command_line import run_as_script
 from lzn_hf.training.final_folder import save_final_folder
 from lzn_hf.training.loop import TrainingLoop
-from lzn_hf.training.parsing import parse_arguments, parse_overrides
+from lzn_hf.training.parsing import parse_arguments
 from lzn_hf.training.setup import TrainingSetup, set_up_training
 from lzn_hf.training.validation import generate_samples
 from lzn_hf.visualization.grids import image_grid
@@ -65,8 +64,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     # 1. Settings, data, model: everything is checked before anything is written.
     presets_dir = Path(__file__).resolve().parent / "presets" / "unconditional"
     model_args, data_args, run, unconditional = parse_arguments(ARGUMENTS, presets_dir, argv, description=__doc__)
-    if unconditional.baseline == "rectified_flow":
-        remove_encoder(model_args)
+    remove_part(model_args, unconditional.baseline)
     setup = set_up_training(
         "train_unconditional",
         model_args,
@@ -74,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
         run,
         unconditional=unconditional,
         use_labels=False,
-        check=partial(check_model, baseline=unconditional.baseline),
+        check=partial(check_parts, baseline=unconditional.baseline),
     )
     if setup is None:
         return None
@@ -90,31 +88,6 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     return save_final_folder(loop, evaluate=evaluate, draw=draw, num_reference_anchors=num_anchors)
 
 
-def remove_encoder(model_args: ModelArguments) -> None:
-    """Makes a new model one without image encoder. Raises a `ValueError` if the arguments ask for an encoder."""
-    if model_args.encoder_name_or_path is not None:
-        raise ValueError("`encoder_name_or_path` names an image encoder, and `--baseline rectified_flow` has none.")
-    requested = parse_overrides(model_args.config_overrides).get("encoder_type")
-    if requested is not None:
-        raise ValueError(
-            f"`config_overrides` ask for `encoder_type={requested}`, and `--baseline rectified_flow` has no encoder."
-        )
-    if model_args.model_name_or_path is None:
-        model_args.config["encoder_type"] = None
-
-
-def check_model(model: LZNModel, baseline: str) -> None:
-    """Raises a `ValueError` for a model without decoder, or whose encoder (or lack of one) contradicts `--baseline`."""
-    if model.decoder is None:
-        raise ValueError("train_unconditional.py trains an image decoder, but `decoder_type` of the model is None.")
-    if (model.encoder is None) != (baseline == "rectified_flow"):
-        needs = "with" if baseline == "none" else "without"
-        raise ValueError(
-            f"`baseline` {baseline} needs a model {needs} image encoder, but `encoder_type` of the model is "
-            f"{model.config.encoder_type!r}."
-        )
-
-
 def unconditional_loss(
     setup: TrainingSetup, model: nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator
 ) -> tuple[Tensor, Mapping[str, Tensor | None]]:
@@ -124,31 +97,6 @@ def unconditional_loss(
     output = model(pixel_values, return_loss=True, generator=generator)
     latents = output.latents
     return output.loss, {} if latents is None else {"latent_mean": latents.mean(), "latent_std": latents.std()}
-
-
-def validation_loss(setup: TrainingSetup) -> dict[str, float]:
-    """Computes the training loss on the validation images, with fixed noise and times; empty without images."""
-    generator = torch.Generator(device=setup.accelerator.device)
-    total = torch.zeros(2, dtype=torch.float64)
-    with evaluation_mode(setup.model):
-        # Every process evaluates all images: the pools are those of one process, whatever the number of processes.
-        for number, batch in enumerate(setup.validation_batches()):
-            if len(batch["pixel_values"]) == 1:  # a single last image has no pool
-                continue
-            pixel_values = to_pixel_values(batch["pixel_values"].to(setup.accelerator.device))
-            generator.manual_seed(number)
-            loss = local_loss(setup.model, pixel_values, generator)
-            total += torch.tensor([loss * len(pixel_values), len(pixel_values)], dtype=torch.float64)
-    return {"validation_loss": (total[0] / total[1]).item()} if total[1] else {}
-
-
-def local_loss(model: LZNModel, pixel_values: Tensor, generator: torch.Generator) -> float:
-    """Computes the loss of `LZNModel.forward` with the images of this process as the pool. The model has no reference anchors."""
-    latents = None if model.encoder is None else model.get_image_latents(pixel_values, generator=generator)
-    noise = draw_noise(pixel_values, generator)
-    return reconstruction_loss(
-        model.predict_velocity, pixel_values, latents, sample_noise=noise, generator=generator
-    ).item()
 
 
 def save_samples(model: LZNModel, path: Path, arguments: UnconditionalArguments, seed: int) -> None:

@@ -252,7 +252,7 @@ def evaluate(accelerator) -> list[float]:
     model, data, metrics = tiny_model(), toy_images(23), MetricAverager(images_per_step=1)
     with reference_anchors(model, encode_anchors(model, image_batches(data, 5, limit=8))):
         shares = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
-        accuracy = measure_accuracy(accelerator, model, image_batches(data, 7, **shares))
+        accuracy = measure_accuracy(accelerator, model, image_batches(data, 7, **shares), model.classify_images)
     metrics.add(loss=torch.tensor(2.0 * accelerator.process_index))
     metrics.end_step(applied=True)
     return [accuracy, metrics.compute(accelerator)["loss"]]
@@ -318,11 +318,13 @@ def test_the_script_on_two_processes(tmp_path):
 @pytest.mark.parametrize(
     ("script", "flags"),
     [
+        (train_joint, "--baseline classifier"),
+        (train_joint, "--baseline rectified_flow"),
         (train_unconditional, "--num_samples 2 --num_inference_steps 1"),
         (train_representation, "--config_overrides decoder_type=null --method lzn"),
         (train_representation, "--config_overrides decoder_type=null --method moco --queue_size 20"),
     ],
-    ids=["unconditional", "lzn", "moco"],
+    ids=["classifier", "rectified_flow", "unconditional", "lzn", "moco"],
 )
 def test_the_other_scripts_on_two_processes_resume_to_the_bit(tmp_path, script, flags):
     """All processes must agree for that: each has its own momentum encoder and queue, and the first one's are saved."""

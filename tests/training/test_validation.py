@@ -18,7 +18,7 @@ def test_accuracy_is_that_of_each_image_by_itself(accelerator):
     assert anchors.shape == (8, 6) and model.training and not anchors.requires_grad
     assert torch.equal(anchors, encode_anchors(model, image_batches(data, 5, limit=8)))  # no dropout
     with reference_anchors(model, anchors):
-        accuracy = measure_accuracy(accelerator, model, image_batches(data, 7))
+        accuracy = measure_accuracy(accelerator, model, image_batches(data, 7), model.classify_images)
         model.eval()
         correct = 0
         for i in range(len(data)):

@@ -8,6 +8,7 @@ Distances on features of a network, and reconstructions, are in `evaluation.metr
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks_lzn import check_at_least
@@ -44,6 +45,26 @@ def predict_log_probs(
     batches = tqdm(pixel_values.split(batch_size), desc="images", unit="batch", disable=not progress)
     with evaluation_mode(model):
         return torch.cat([lzn.classify_images(batch.to(model.device)).cpu() for batch in batches])
+
+
+def linear_log_probs(model: LZNModel, pixel_values: Tensor) -> Tensor:
+    """Log-probabilities `log softmax_c(a · l_c)` of the anchors a of images and the label anchors l: those of a linear classifier.
+
+    They are what `train_joint.py --baseline classifier` trains. Those of a Latent Zoning Network are `classify_images`.
+
+    Args:
+        model ([`LZNModel`]): with image encoder and labels.
+        pixel_values (`Tensor` of shape `(B, C, H, W)`): images in [-1, 1].
+
+    Returns:
+        `Tensor` of shape `(B, num_labels)`.
+
+    Raises:
+        ValueError: if the model has no labels or no encoder, or the images do not fit.
+    """
+    if model.label_anchors is None:
+        raise ValueError("`model` must have an image encoder and labels, got one without label anchors.")
+    return F.linear(model.get_image_anchors(pixel_values).float(), model.label_anchors).log_softmax(-1)
 
 
 def accuracy(log_probs: Tensor, labels: Tensor, top_k: int = 1) -> float:
@@ -227,6 +248,7 @@ __all__ = [
     "class_diversity",
     "joint_latents",
     "latent_statistics",
+    "linear_log_probs",
     "novelty",
     "pixel_frechet_distance",
     "predict_log_probs",

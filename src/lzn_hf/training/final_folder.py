@@ -29,7 +29,7 @@ def save_final_folder(
     Args:
         loop (`TrainingLoop`): the loop, after its last step.
         evaluate (`Callable`): returns the final metrics, of the model with averaged weights and without reference anchors.
-        num_reference_anchors (`int`): number of training images whose anchors the model keeps, if it has an encoder.
+        num_reference_anchors (`int`): number of training images whose anchors the model keeps, if it has an encoder; 0: none.
         draw (`Callable`, *optional*): saves a picture of samples to the path that it is given.
 
     Returns:
@@ -38,7 +38,7 @@ def save_final_folder(
     setup, model, output_dir = loop.setup, loop.setup.model, Path(loop.run.output_dir)
     with loop.ema.scope():
         metrics = dict(evaluate())
-        if model.encoder is not None:
+        if model.encoder is not None and num_reference_anchors:
             model.set_reference_anchors(setup.encode_train_anchors(num_reference_anchors))
         setup.accelerator.log(metrics, step=loop.step)
         if setup.accelerator.is_main_process:

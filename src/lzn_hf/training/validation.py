@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,21 +36,27 @@ def reference_anchors(model: LZNModel, anchors: Tensor) -> Iterator[None]:
         model.config.num_reference_anchors = 0
 
 
-def measure_accuracy(accelerator: Accelerator, model: LZNModel, batches: Iterable[dict[str, Tensor]]) -> float:
-    """Measures the accuracy of the label zones, with each image placed among the reference anchors on its own.
+def measure_accuracy(
+    accelerator: Accelerator,
+    model: LZNModel,
+    batches: Iterable[dict[str, Tensor]],
+    classify: Callable[[Tensor], Tensor],
+) -> float:
+    """Measures the accuracy of a model in evaluation mode.
 
     Args:
         accelerator (`Accelerator`): sums the counts of all processes.
-        model (`LZNModel`): the unwrapped model, with reference anchors.
+        model (`LZNModel`): the unwrapped model.
         batches (`Iterable`): this process's part of the `uint8` images with labels.
+        classify (`Callable`): log-probabilities `(B, C)` of images `(B, C, H, W)` by the model, such as `model.classify_images`.
 
     Returns:
-        `float`: the fraction of images whose most probable zone is that of their label.
+        `float`: the fraction of images whose most probable label is theirs.
     """
     correct, total = torch.zeros((), dtype=torch.int64, device=model.device), 0
     with evaluation_mode(model):
         for batch in batches:
-            log_probs = model.classify_images(to_pixel_values(batch["pixel_values"].to(model.device)))
+            log_probs = classify(to_pixel_values(batch["pixel_values"].to(model.device)))
             correct += (log_probs.argmax(-1) == batch["labels"].to(model.device)).sum()
             total += len(log_probs)
     counts = accelerator.reduce(torch.stack([correct, torch.full_like(correct, total)]), reduction="sum").tolist()
