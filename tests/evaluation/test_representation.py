@@ -174,7 +174,7 @@ def test_another_evaluation_takes_the_place_of_the_last(joint, tmp_path):
     # On other data: beside it.
     card = update_model_card(tmp_path, results_of(dataset="others"), hub_dataset="a/others")
     assert len(card.data.eval_results) == 1 + 6 + 7
-    assert [r.dataset_type for r in card.data.eval_results if r.dataset_name == "others"] == 5 * ["a/others"]
+    assert [r.dataset_type for r in card.data.eval_results if r.dataset_name == "others"] == 7 * ["a/others"]
 
 
 def test_what_others_found_stays(tmp_path):
