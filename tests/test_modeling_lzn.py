@@ -102,7 +102,7 @@ def test_generator_fixes_the_draws(model, images, labels):
 
 
 def test_output_order_and_tuple(model, images, labels):
-    assert model(images)[0].shape == (12, model.encoder.feature_dim)  # what pipeline("image-feature-extraction") takes
+    assert model(images)[0].shape == (12, 6)  # the embeddings, what pipeline("image-feature-extraction") takes
     output = model(images, labels, **draws(images))
     assert list(output) == [
         *(
@@ -111,12 +111,13 @@ def test_output_order_and_tuple(model, images, labels):
             "alignment_loss",
             "embeddings",
             "pooler_output",
+            "features",
             "anchors",
             "latents",
             "label_log_probs",
         )
     ]
-    assert len(model(images, return_dict=False)) == 3
+    assert len(model(images, return_dict=False)) == 4
 
 
 def test_gradient_checkpointing_can_be_switched(model, images, labels):
@@ -147,18 +148,29 @@ def test_the_whole_model_compiles_to_one_graph(images, labels):
 def test_zones_are_float32_under_autocast(model, images, labels):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(images, labels)
-    assert output.embeddings.dtype == torch.bfloat16
-    assert output.anchors.dtype == output.latents.dtype == torch.float32
+    assert output.features.dtype == torch.bfloat16
+    assert output.embeddings.dtype == output.anchors.dtype == output.latents.dtype == torch.float32
     assert output.label_log_probs.dtype == output.loss.dtype == torch.float32
 
 
 # Inference.
 
 
-def test_features_and_anchors(model, images):
-    assert model.get_image_features(images).shape == (12, model.encoder.feature_dim)
-    assert torch.equal(model.get_image_features(images), model(images).pooler_output)
-    assert torch.equal(model.get_image_anchors(images), model(images).anchors)
+@pytest.mark.parametrize(("encoder_type", "embedding"), [("ncsnpp", "anchors"), ("resnet", "features")])
+def test_features_and_anchors(images, encoder_type, embedding):
+    resnet = {"encoder_depths": [1], "encoder_widths": [32], "latent_dim": 64, "encoder_small_images": True}
+    changes = {} if encoder_type == "ncsnpp" else {"encoder_type": encoder_type, **resnet}
+    model = perturbed(LZNModel(tiny_config(**changes))).eval()
+    output = model(images)
+    features, anchors = model.encoder(images)
+    assert features.shape == (12, model.encoder.feature_dim) and anchors.shape == (12, model.config.latent_dim)
+    for kind, expected in (("features", features), ("anchors", anchors)):
+        assert torch.equal(model.get_image_features(images, kind), expected) and torch.equal(output[kind], expected)
+    assert torch.equal(model.get_image_anchors(images), anchors)
+    for got in (model.get_image_features(images), output.embeddings, output.pooler_output):
+        assert torch.equal(got, output[embedding])
+    with pytest.raises(ValueError, match="`kind` must be .*'anchors'.*got 'pixels'"):
+        model.get_image_features(images, "pixels")
 
 
 def test_image_latents_and_their_pool(model, images):

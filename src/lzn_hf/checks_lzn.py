@@ -63,6 +63,27 @@ def near_matches(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[s
     return difflib.get_close_matches(name, known, n=3, cutoff=cutoff)
 
 
+def check_pixel_values(
+    pixel_values: Tensor, num_channels: int, image_size: int, *, any_size: bool, finite: bool
+) -> None:
+    """Raises a ValueError for images that a model does not take.
+
+    Args:
+        pixel_values (`Tensor` of shape `(B, num_channels, image_size, image_size)`): the images.
+        num_channels, image_size (`int`): those of the model.
+        any_size (`bool`): whether height and width are free.
+        finite (`bool`): whether to look for NaN and infinite values.
+    """
+    expected, num_checked = (num_channels, image_size, image_size), 1 if any_size else 3
+    if pixel_values.ndim != 4 or pixel_values.shape[1 : 1 + num_checked] != expected[:num_checked]:
+        raise ValueError(
+            f"`pixel_values` must have shape (batch, {', '.join(map(str, expected))}), got {tuple(pixel_values.shape)}; "
+            "LZNImageProcessor resizes and converts images."
+        )
+    if finite and not torch.isfinite(pixel_values).all():
+        raise ValueError("`pixel_values` must be finite, got NaN or infinite values.")
+
+
 def labels_to_ids(label: str | int | Sequence[str | int], label2id: dict[str, int]) -> Tensor:
     """Converts one or more label names and ids to ids.
 
@@ -116,6 +137,7 @@ __all__ = [
     "check_at_least",
     "check_choice",
     "check_generators",
+    "check_pixel_values",
     "check_tensor",
     "labels_to_ids",
     "near_matches",

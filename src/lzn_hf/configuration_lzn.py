@@ -176,6 +176,11 @@ class LZNConfig(PreTrainedConfig):
         return super().from_dict({**config_dict, **changes, **labels}, **kwargs)
 
     @property
+    def embedding_kind(self) -> str:
+        """What the embedding of an image is, `"anchors"` or `"features"` (before the head), see `LZNModel.get_image_features`."""
+        return "anchors" if self.encoder_type == "ncsnpp" else "features"
+
+    @property
     def decoder_latent_dim(self) -> int:
         """The width of the decoder's latents: 0 for a model without image encoder."""
         return 0 if self.encoder_type is None else self.latent_dim

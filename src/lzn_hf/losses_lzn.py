@@ -26,8 +26,9 @@ class LZNOutput(ModelOutput):
         loss (scalar `Tensor`, *optional*): weighted sum of the two losses below.
         reconstruction_loss (scalar `Tensor`, *optional*): mean squared error of the velocity.
         alignment_loss (scalar `Tensor`, *optional*): alignment of the image latents with the anchors of labels or of second views.
-        embeddings (`Tensor` of shape `(B, F)`, *optional*): encoder features before the head, a function of each image alone.
+        embeddings (`Tensor` of shape `(B, F)`, *optional*): see [`LZNModel.get_image_features`], a function of each image alone.
         pooler_output (`Tensor` of shape `(B, F)`, *optional*): the embeddings, where transformers expects a pooled output.
+        features (`Tensor` of shape `(B, E)`, *optional*): the encoder's features before the head.
         anchors (`Tensor` of shape `(B, D)`, *optional*): the anchors of the images.
         latents (`Tensor` of shape `(B, D)`, *optional*): the latents of the images among the anchors of the global batch, with the loss
             only.
@@ -41,6 +42,7 @@ class LZNOutput(ModelOutput):
     alignment_loss: Tensor | None = None
     embeddings: Tensor | None = None
     pooler_output: Tensor | None = None
+    features: Tensor | None = None
     anchors: Tensor | None = None
     latents: Tensor | None = None
     label_log_probs: Tensor | None = None

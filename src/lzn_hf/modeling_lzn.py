@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from .checks_lzn import check_choice, check_pixel_values
 from .configuration_lzn import LZNConfig
 from .latent_zones import compute_latents
 from .losses_lzn import (
@@ -27,22 +25,12 @@ from .losses_lzn import (
     score_labels,
     view_losses,
 )
-from .networks_lzn import build_decoder, build_encoder
+from .networks_lzn import build_decoder, build_encoder, evaluation_mode
 from .networks_ncsnpp import NCSNPP_LAYERS
 from .networks_resnet import RESNET_LAYERS
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Turns off dropout and gradients; on exit every submodule has the mode that it had before."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+FEATURE_KINDS = ("embeddings", "features", "anchors")  # of `get_image_features`
 
 
 class LZNPreTrainedModel(PreTrainedModel):
@@ -144,7 +132,10 @@ class LZNModel(LZNPreTrainedModel):
                 features, anchors = self._encode(pixel_values)
             if labels is not None if return_loss is None else return_loss:
                 losses = self._losses(pixel_values, anchors, labels, noise, sample_noise, timesteps, generator)
-        output = LZNOutput(embeddings=features, pooler_output=features, anchors=anchors, **losses)
+        embeddings = anchors if self.config.embedding_kind == "anchors" else features
+        output = LZNOutput(
+            embeddings=embeddings, pooler_output=embeddings, features=features, anchors=anchors, **losses
+        )
         return output if return_dict else output.to_tuple()
 
     def _losses(
@@ -183,9 +174,26 @@ class LZNModel(LZNPreTrainedModel):
             weighted.append(config.alignment_weight * losses["alignment_loss"])
         return {**losses, "loss": sum(weighted[1:], start=weighted[0])}
 
-    def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """Embeds images `(B, C, H, W)` in [-1, 1]: the encoder features `(B, F)` before the head. Raises as `forward`."""
-        return self._encode(pixel_values)[0]
+    def get_image_features(self, pixel_values: Tensor, kind: str = "embeddings") -> Tensor:
+        """Embeds images, each by itself.
+
+        Embeddings are the better of what an encoder computes: the features before the head of a ResNet or a backbone, and the anchors
+        of an NCSN++ encoder, which sum up all of its feature maps where the features are a mean of the last one.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, C, H, W)`): images in [-1, 1].
+            kind (`str`, *optional*, defaults to `"embeddings"`): or `"features"`, before the head, or `"anchors"`, after it.
+
+        Returns:
+            `Tensor` of shape `(B, F)`: the embeddings.
+
+        Raises:
+            ValueError: as `forward`, and for another kind.
+        """
+        check_choice(FEATURE_KINDS, kind=kind)
+        features, anchors = self._encode(pixel_values)
+        kind = self.config.embedding_kind if kind == "embeddings" else kind
+        return anchors if kind == "anchors" else features
 
     def get_image_anchors(self, pixel_values: Tensor) -> Tensor:
         """Encodes images `(B, C, H, W)` in [-1, 1] as anchors `(B, D)`. Raises as `forward`."""
@@ -337,18 +345,11 @@ class LZNModel(LZNPreTrainedModel):
                 "this model has no image encoder (config.encoder_type is None): it generates, but its images have neither embeddings "
                 "nor anchors nor latents."
             )
-        expected = (config.num_channels, config.image_size, config.image_size)
         # ResNets and backbones take images of any size; a decoder does not.
         any_size = config.encoder_type in ("resnet", "transformers") and config.decoder_type is None
-        num_checked = 1 if any_size else 3
-        if pixel_values.ndim != 4 or pixel_values.shape[1 : 1 + num_checked] != expected[:num_checked]:
-            raise ValueError(
-                f"`pixel_values` must have shape (batch, {', '.join(map(str, expected))}), got {tuple(pixel_values.shape)}; "
-                "LZNImageProcessor resizes and converts images."
-            )
-        # Not while training: it would make every step wait for the device.
-        if not self.training and not torch.compiler.is_compiling() and not torch.isfinite(pixel_values).all():
-            raise ValueError("`pixel_values` must be finite, got NaN or infinite values.")
+        # Values are not looked at while training: it would make every step wait for the device.
+        look = not self.training and not torch.compiler.is_compiling()
+        check_pixel_values(pixel_values, config.num_channels, config.image_size, any_size=any_size, finite=look)
         return self.encoder(pixel_values.to(self.dtype))
 
     def _require_label_anchors(self) -> Tensor:

@@ -1,8 +1,12 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""The networks that a configuration names."""
+"""The networks that a configuration names, and the mode that they are in."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from torch import nn
 
 from .configuration_lzn import LZNConfig
@@ -28,6 +32,19 @@ ENCODER_ARGUMENTS = {
     "transformers": ("backbone", "head_layers"),
 }
 DECODER_ARGUMENTS = (*NCSNPP_ARGUMENTS, "output_skip", "time_embedding", "fourier_scale", "scale_by_sigma")
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Turns off dropout and gradients; on exit every submodule has the mode that it had before."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def build_encoder(config: LZNConfig) -> nn.Module | None:
@@ -57,4 +74,4 @@ def build_decoder(config: LZNConfig) -> NCSNppDecoder | None:
     )
 
 
-__all__ = ["build_decoder", "build_encoder"]
+__all__ = ["build_decoder", "build_encoder", "evaluation_mode"]

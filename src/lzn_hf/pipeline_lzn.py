@@ -10,9 +10,9 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .checks_lzn import Generators, check_at_least
+from .checks_lzn import Generators, check_at_least, check_choice
 from .image_processing_lzn import LZNImageProcessor, check_output_type
-from .modeling_lzn import LZNModel
+from .modeling_lzn import FEATURE_KINDS, LZNModel
 from .pipeline_generation_lzn import GenerationPipeline, Images, LZNInversion, LZNPipelineOutput
 from .sampling_lzn import default_scheduler, mix_noise, slerp
 
@@ -93,24 +93,27 @@ class LZNPipeline(GenerationPipeline):
             for row in zip(scores.tolist(), ids.tolist(), strict=True)
         ]
 
-    def embed(self, images: Images, batch_size: int = 64) -> Tensor:
-        """Computes embeddings of images; see [`LZNModel.get_image_features`].
+    def embed(self, images: Images, batch_size: int = 64, kind: str = "embeddings") -> Tensor:
+        """Computes embeddings of images, each by itself.
 
         Args:
             images (`Images`): see [`LZNPipeline`].
             batch_size (`int`, *optional*, defaults to 64): images encoded at once.
+            kind (`str`, *optional*, defaults to `"embeddings"`): `"features"`, before the encoder's head; `"anchors"`, after it; or
+                `"embeddings"`, the better of the two, see [`LZNModel.get_image_features`].
 
         Returns:
             `Tensor` of shape `(B, F)`: the embeddings, float32 on the CPU.
 
         Raises:
-            ValueError: if the model has no image encoder, and for bad images.
+            ValueError: if the model has no image encoder, for another kind, and for bad images.
         """
         check_at_least(1, batch_size=batch_size)
+        check_choice(FEATURE_KINDS, kind=kind)
         pixel_values = self._pixel_values(images)
         with self._inference():
-            features = [self.model.get_image_features(chunk) for chunk in pixel_values.split(batch_size)]
-        return torch.cat(features).float().cpu()
+            rows = [self.model.get_image_features(chunk, kind) for chunk in pixel_values.split(batch_size)]
+        return torch.cat(rows).float().cpu()
 
     def reconstruct(
         self,

@@ -263,6 +263,7 @@ def test_features_are_those_of_the_model_in_the_order_of_the_batches():
     with torch.no_grad():
         expected = {
             "embeddings": model.get_image_features(pixel_values),
+            "features": model.get_image_features(pixel_values, "features"),
             "anchors": model.get_image_anchors(pixel_values),
             "latents": model.get_image_latents(pixel_values, noise=torch.zeros(11, 6)),
         }
@@ -277,7 +278,7 @@ def test_features_are_those_of_the_model_in_the_order_of_the_batches():
 
 def test_features_that_a_model_does_not_have_are_refused():
     model, images = tiny_model(()), toy_images(4)
-    with pytest.raises(ValueError, match="`kind` must be one of embeddings, anchors, latents, got pixels"):
+    with pytest.raises(ValueError, match="`kind` must be one of embeddings, features, anchors, latents, got pixels"):
         collect_features(model, image_batches(images, 2), "pixels")
     with pytest.raises(ValueError, match="no reference anchors"):
         collect_features(model, image_batches(images, 2), "latents")

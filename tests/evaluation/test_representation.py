@@ -51,7 +51,7 @@ def encoder_only(tmp_path_factory) -> Path:
 def test_a_folder_is_measured_as_the_model_in_it(joint, digits):
     results = evaluate_folder(joint, digits, max_train_samples=300, max_eval_samples=100, k=7, seed=4)
     model = LZNModel.from_pretrained(joint)
-    for kind in ("embeddings", "anchors", "latents"):
+    for kind in ("features", "anchors", "latents"):
         train = collect_features(model, image_batches(digits.train, 64, limit=300, seed=4), kind)
         test = collect_features(model, image_batches(digits.validation, 64, limit=100, seed=4), kind)
         assert results[kind]["size"] == train[0].shape[1]
@@ -59,6 +59,7 @@ def test_a_folder_is_measured_as_the_model_in_it(joint, digits):
         assert results[kind]["linear"] == pytest.approx(linear_probe(*train, *test, seed=4), abs=0.011)
     assert (results["train_images"], results["test_images"], results["labels"]) == (300, 100, 10)
     assert results["dataset"] == "digits" and results["model"] == str(joint) and results["fine_tune"] == {}
+    assert results["embeddings"] == {**results["anchors"], "kind": "anchors"}
     assert json.loads(json.dumps(results)) == results
     # Keys of a comparison's own, which these results are put beside.
     assert not {"preset", "method", "seed", "seconds"} & set(results)
@@ -72,7 +73,7 @@ def test_a_model_without_encoder_is_refused(tmp_path):
 
 def test_a_model_without_reference_anchors_has_no_latents(encoder_only):
     results = evaluate_folder(encoder_only, toy_data(), k=3)
-    assert "latents" not in results and {"embeddings", "anchors"} <= set(results)
+    assert "latents" not in results and {"embeddings", "features", "anchors"} <= set(results)
 
 
 def test_a_folder_that_lacks_weights_is_refused(encoder_only, tmp_path):
@@ -124,14 +125,15 @@ def test_two_processes_find_what_one_finds(joint, tmp_path):
 def results_of(**change) -> dict:
     values = {"size": 32, "linear": 0.98765, "knn": 0.9}
     common = {"dataset": "digits", "train_images": 1437, "test_images": 360, "fine_tune": {"0.01": 0.5}}
-    return {"embeddings": values, "anchors": {**values, "linear": 0.25}, **common, "settings": {"k": 20}, **change}
+    kinds = {"features": values, "anchors": {**values, "linear": 0.25}, "embeddings": {**values, "kind": "features"}}
+    return {**kinds, **common, "settings": {"k": 20}, **change}
 
 
 def test_the_card_gets_the_results_and_keeps_the_rest(joint):
     before = ModelCard.load(joint / "README.md")
     card = update_model_card(joint, results_of(), picture="embeddings.png")
     text = re.sub(" +", " ", card.text)
-    assert "| embeddings, before the head | 32 | 98.77 % | 90.00 % |" in text
+    assert "| features, before the head (the embeddings) | 32 | 98.77 % | 90.00 % |" in text
     assert "| 1 % | 50.00 % |" in text and "](embeddings.png)" in text and "latents, in" not in text
     # Taken out again, it is the card that was there.
     start, end = card.text.index("## Representation"), card.text.index("## How to use")
@@ -145,6 +147,8 @@ def test_the_card_gets_the_results_and_keeps_the_rest(joint):
     assert {name: result.metric_value for name, result in results.items()} == {
         "linear probe, embeddings": 0.9877,
         "20 nearest neighbours, embeddings": 0.9,
+        "linear probe, features": 0.9877,
+        "20 nearest neighbours, features": 0.9,
         "linear probe, anchors": 0.25,
         "20 nearest neighbours, anchors": 0.9,
         "fine-tuned on 1 % of the labels": 0.5,
@@ -166,11 +170,11 @@ def test_another_evaluation_takes_the_place_of_the_last(joint, tmp_path):
         and "fine-tuned" not in again.text
         and "20 nearest" not in again.text
     )
-    assert len(again.data.eval_results) == 1 + 4
+    assert len(again.data.eval_results) == 1 + 6
     # On other data: beside it.
     card = update_model_card(tmp_path, results_of(dataset="others"), hub_dataset="a/others")
-    assert len(card.data.eval_results) == 1 + 4 + 5
-    assert [r.dataset_type for r in card.data.eval_results if r.dataset_name == "others"] == 5 * ["a/others"]
+    assert len(card.data.eval_results) == 1 + 6 + 7
+    assert [r.dataset_type for r in card.data.eval_results if r.dataset_name == "others"] == 7 * ["a/others"]
 
 
 def test_what_others_found_stays(tmp_path):

@@ -53,7 +53,7 @@ def test_the_script_measures_a_joint_model(joint, capsys):
     assert np.asarray(Image.open(joint / "embeddings.png")).std() > 20
     printed = capsys.readouterr().out
     text = (joint / "README.md").read_text()
-    for kind in ("embeddings", "anchors", "latents"):
+    for kind in ("features", "anchors", "latents"):
         row = rf"{100 * results[kind]['linear']:.2f} % +\| +{100 * results[kind]['knn']:.2f} % \|"
         assert re.search(row, printed) and re.search(row, text)
     assert "## How to use" in text and "embeddings.png" in text

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
 
-FEATURE_KINDS = ("embeddings", "anchors", "latents")
+FEATURE_KINDS = ("embeddings", "features", "anchors", "latents")
 WEIGHT_DECAYS = (0.1, 1.0, 10.0, 100.0, 1000.0)
 MAX_ITERATIONS = 5000  # of the L-BFGS of a linear probe; usual features need less than 100
 
@@ -41,9 +41,9 @@ def collect_features(
     Args:
         model ([`LZNModel`]): it is in evaluation mode during the call.
         batches (iterable of `dict`): see [`data.batches.image_batches`]: `uint8` images `(B, C, H, W)` and int64 labels.
-        kind (`str`, *optional*, defaults to `"embeddings"`): `"embeddings"` (`get_image_features`, before the head),
-            `"anchors"` (`get_image_anchors`, after it) or `"latents"` (`get_image_latents` without noise: the middle of
-            the image's zone among the model's reference anchors).
+        kind (`str`, *optional*, defaults to `"embeddings"`): `"features"` (before the encoder's head), `"anchors"` (after it),
+            `"embeddings"` (one of the two, see `get_image_features`) or `"latents"` (`get_image_latents` without noise: the
+            middle of the image's zone among the model's reference anchors).
         progress (`bool`, *optional*, defaults to `False`): whether to show a progress bar.
 
     Returns:
@@ -88,7 +88,7 @@ def collect_all_features(
             if "labels" not in batch:
                 raise ValueError("`batches` must hold `labels` beside `pixel_values`: load the data with its labels.")
             output = model(to_pixel_values(batch["pixel_values"].to(model.device)))
-            found = {"embeddings": output.embeddings, "anchors": output.anchors}
+            found = {name: output[name] for name in FEATURE_KINDS if name in output}
             if "latents" in kinds:
                 middle = torch.zeros_like(output.anchors)
                 found["latents"] = place_anchors(

@@ -22,7 +22,7 @@ from .results import markdown_table
 
 TASK = "image-feature-extraction"  # of our results in a model card
 DESCRIPTIONS = {
-    "embeddings": "embeddings, before the head",
+    "features": "features, before the head",
     "anchors": "anchors, after the head",
     "latents": "latents, in the middle of the zone",
 }
@@ -63,8 +63,9 @@ def evaluate_folder(
 
     Returns:
         `dict` of JSON values on the main process, None on the others: `model`, `dataset`, `settings`, `labels`,
-        `train_images`, `test_images`; `embeddings`, `anchors` and, of a model with reference anchors, `latents`: each
-        with `size` (F), `linear` and `knn` (top-1 accuracies); `fine_tune`: accuracy by fraction, as text.
+        `train_images`, `test_images`; `features`, `anchors` and, of a model with reference anchors, `latents`: each
+        with `size` (F), `linear` and `knn` (top-1 accuracies); `embeddings`, which repeats the `kind` of them that is the
+        embedding; `fine_tune`: accuracy by fraction, as text.
 
     Raises:
         OSError: if there is no model.
@@ -77,7 +78,7 @@ def evaluate_folder(
         labelled_subset(data, fraction, seed)  # raises before the long work
     state = process_state()
     model = load_model(model_name_or_path).to(state.device)
-    kinds = [kind for kind in FEATURE_KINDS if kind != "latents" or model.reference_anchors is not None]
+    kinds = ["features", "anchors"] + (["latents"] if model.reference_anchors is not None else [])
     progress = progress and state.is_main_process
     splits = []
     for dataset, limit in ((data.train, max_train_samples), (data.validation, max_eval_samples)):
@@ -107,6 +108,7 @@ def evaluate_folder(
             "linear": linear_probe(*sets, seed=seed, progress=progress),
             "knn": knn_accuracy(x, y, test_x, test_y, k, progress=progress),
         }
+    results["embeddings"] = {**results[model.config.embedding_kind], "kind": model.config.embedding_kind}
     options: dict[str, Any] = {"flip": flip, "shift": shift, "seed": seed, "progress": progress}
     options |= {"num_steps": fine_tune_steps, "max_eval_samples": max_eval_samples}
     results["fine_tune"] = {f"{x:g}": fine_tune(model, data, x, **options) for x in fine_tune_fractions}
@@ -127,9 +129,14 @@ def load_model(model_name_or_path: str | os.PathLike) -> LZNModel:
 def results_table(results: Mapping[str, Any]) -> str:
     """The results of [`evaluate_folder`] as Markdown."""
     rows = [
-        [DESCRIPTIONS[kind], found["size"], f"{100 * found['linear']:.2f} %", f"{100 * found['knn']:.2f} %"]
+        [
+            DESCRIPTIONS[kind] + (" (the embeddings)" if kind == results["embeddings"]["kind"] else ""),
+            found["size"],
+            f"{100 * found['linear']:.2f} %",
+            f"{100 * found['knn']:.2f} %",
+        ]
         for kind, found in results.items()
-        if kind in FEATURE_KINDS
+        if kind in DESCRIPTIONS
     ]
     neighbours = f"{results['settings']['k']} nearest neighbours"
     table = markdown_table(["features", "size", "linear probe", neighbours], rows)
