@@ -39,7 +39,7 @@ SAMPLED = {"frechet_distance": "Fréchet distance", "precision": "precision", "r
 
 
 @dataclass
-class ComparisonArguments(comparison.ComparisonArguments):
+class ComparisonArguments(comparison.PresetsArguments):
     """What to compare, and where to write."""
 
     output_dir: str = field(default="outputs/compare_generation", metadata={"help": "Folder of all runs."})
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     args = comparison.parse_arguments(ComparisonArguments, __doc__, argv)
     with ThreadPoolExecutor(args.workers) as pool:
         list(pool.map(partial(train_features, args), args.presets))
-    runs = comparison.run_all(args, list(METHODS), partial(run, args))
+    runs = comparison.run_all(args, args.presets, list(METHODS), partial(run, args))
 
     measures = {name: lambda run, name=name: run["samplers"][args.samplers[0]][name] for name in SAMPLED}
     headings = dict(SAMPLED)

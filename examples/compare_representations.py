@@ -42,7 +42,7 @@ COLUMNS = {
 
 
 @dataclass
-class ComparisonArguments(comparison.ComparisonArguments):
+class ComparisonArguments(comparison.PresetsArguments):
     """What to compare, and where to write."""
 
     output_dir: str = field(default="outputs/compare_representations", metadata={"help": "Folder of all runs."})
@@ -61,17 +61,14 @@ class ComparisonArguments(comparison.ComparisonArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_entries("methods")
+        self.require_known("methods", METHODS)
         require_at_least(self, 1, "max_train_samples")
-        for method in self.methods:
-            if method not in METHODS:
-                raise ValueError(f"`methods` must be among {', '.join(METHODS)}, but one is {method!r}.")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Compares by the command line `argv` (None: that of the process). Returns the folder."""
     args = comparison.parse_arguments(ComparisonArguments, __doc__, argv)
-    runs = comparison.run_all(args, args.methods, partial(run, args))
+    runs = comparison.run_all(args, args.presets, args.methods, partial(run, args))
     return comparison.write_results(args, runs, comparison.summarise(runs, MEASURES), COLUMNS)
 
 

@@ -37,9 +37,6 @@ class ComparisonArguments:
     _argument_group_name = "comparison"
 
     output_dir: str = field(default="outputs/comparison", metadata={"help": "Folder of all runs."})
-    presets: list[str] = field(
-        default_factory=lambda: ["digits"], metadata={"help": "Presets of the training script."}
-    )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds of the runs."})
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the images of Fashion-MNIST."})
     max_train_steps: int | None = field(default=None, metadata={"help": "Steps of every run; default: the preset's."})
@@ -47,13 +44,33 @@ class ComparisonArguments:
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "max_train_steps", "workers")
-        self.require_entries("presets", "seeds")
+        self.require_entries("seeds")
 
     def require_entries(self, *names: str) -> None:
         """Raises a ValueError if one of the named lists is empty."""
         for name in names:
             if not getattr(self, name):
                 raise ValueError(f"`{name}` must not be empty.")
+
+    def require_known(self, name: str, known: Sequence[str]) -> None:
+        """Raises a ValueError if the named list is empty or has an entry that is not known."""
+        self.require_entries(name)
+        for entry in getattr(self, name):
+            if entry not in known:
+                raise ValueError(f"`{name}` must be among {', '.join(known)}, but one is {entry!r}.")
+
+
+@dataclass
+class PresetsArguments(ComparisonArguments):
+    """What to compare over several presets, and where to write."""
+
+    presets: list[str] = field(
+        default_factory=lambda: ["digits"], metadata={"help": "Presets of the training script."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_entries("presets")
 
 
 Arguments = TypeVar("Arguments", bound=ComparisonArguments)
@@ -76,9 +93,11 @@ def run_script(folder: Path, script: str, *arguments: object) -> None:
         raise RuntimeError(f"{script} ended with {code}: see {log}, which ends with\n{log.read_text()[-2000:]}")
 
 
-def run_all(args: ComparisonArguments, methods: Sequence[str], run: Callable[[str, str, int], Row]) -> list[Row]:
+def run_all(
+    args: ComparisonArguments, presets: Sequence[str], methods: Sequence[str], run: Callable[[str, str, int], Row]
+) -> list[Row]:
     """Calls `run(preset, method, seed)` for all of them, `args.workers` at a time; each result gets these three as keys."""
-    jobs = [(preset, method, seed) for seed in args.seeds for preset in args.presets for method in methods]
+    jobs = [(preset, method, seed) for seed in args.seeds for preset in presets for method in methods]
     with ThreadPoolExecutor(args.workers) as pool:
         rows = list(tqdm(pool.map(lambda job: run(*job), jobs), total=len(jobs), desc="runs"))
     return [
@@ -87,22 +106,27 @@ def run_all(args: ComparisonArguments, methods: Sequence[str], run: Callable[[st
     ]
 
 
-def summarise(runs: Sequence[Row], measures: Mapping[str, Callable[[Row], float]]) -> list[Row]:
-    """Means over the seeds and, under `{measure}_deviation`, standard deviations (None of one seed)."""
+def summarise(runs: Sequence[Row], measures: Mapping[str, Callable[[Row], float | None]]) -> list[Row]:
+    """Means over the seeds and, under `{measure}_deviation`, standard deviations (None of one seed).
+
+    A measure that makes no sense for a method is None, and so is its mean.
+    """
     summary = []
     for preset, method in dict.fromkeys((run["preset"], run["method"]) for run in runs):
         chosen = [run for run in runs if (run["preset"], run["method"]) == (preset, method)]
         row = {"preset": preset, "method": method, "seeds": len(chosen)}
         for name, measure in measures.items():
-            values = [measure(run) for run in chosen]
-            row[name] = statistics.mean(values)
+            values = [value for run in chosen if (value := measure(run)) is not None]
+            row[name] = statistics.mean(values) if values else None
             row[f"{name}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
         summary.append(row)
     return summary
 
 
 def with_deviation(row: Row, name: str, mean: str, deviation: str, factor: float = 1.0) -> str:
-    """A measure by two format strings, as `mean ± deviation`; the mean alone of one seed."""
+    """A measure by two format strings, as `mean ± deviation`; the mean alone of one seed; empty without a value."""
+    if row[name] is None:
+        return ""
     text, spread = mean.format(factor * row[name]), row[f"{name}_deviation"]
     return text if spread is None else f"{text} ± {deviation.format(factor * spread)}"
 

@@ -8,10 +8,10 @@ import torch
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
-from lzn_hf.evaluation.calibration import calibration_error, negative_log_likelihood, reliability
+from lzn_hf.evaluation.calibration import calibration_error, fit_temperature, negative_log_likelihood, reliability
 
 
-SCORES = (negative_log_likelihood, reliability, calibration_error)
+SCORES = (negative_log_likelihood, reliability, calibration_error, fit_temperature)
 
 
 def drawn(count=2000, num_labels=4, temperature=1.0):
@@ -66,6 +66,17 @@ def test_calibrated_probabilities_have_no_error_and_sharp_ones_have():
     assert all(point["confidence"] > point["accuracy"] for point in points if point["confidence"] > 0.4)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_of_the_draw_is_found(temperature):
+    log_probs, labels = drawn(50_000, temperature=temperature)
+    fitted = fit_temperature(log_probs, labels)
+    assert fitted == pytest.approx(temperature, rel=0.03)
+    scaled = (log_probs / fitted).log_softmax(1)
+    assert calibration_error(scaled, labels) < 0.01
+    losses = [negative_log_likelihood((log_probs / t).log_softmax(1), labels) for t in (0.97 * fitted, 1.03 * fitted)]
+    assert negative_log_likelihood(scaled, labels) < min(losses)
+
+
 def test_certainty_is_in_the_last_bin_and_float32_suffices():
     log_probs = torch.tensor([[0.0, -math.inf], [1e-5, -30.0]])  # probabilities 1 and, by rounding, a little more
     assert reliability(log_probs, torch.tensor([0, 0])) == [
@@ -92,6 +103,6 @@ def test_bad_input_is_named(score):
 
 
 def test_bins_are_checked():
-    for score in SCORES[1:]:
+    for score in (reliability, calibration_error):
         with pytest.raises(ValueError, match="`bins` must be a whole number of at least 1"):
             score(*drawn(8), bins=0)

@@ -1,7 +1,12 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Quality of the probabilities of a classifier: pure functions of log-probabilities and labels, in float64 on the CPU."""
+"""Quality of the probabilities of a classifier: pure functions of log-probabilities and labels, in float64 on the CPU.
+
+`scipy` is imported where it is used.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +80,32 @@ def calibration_error(log_probs: Tensor, labels: Tensor, bins: int = 15) -> floa
     return sum(point["count"] * abs(point["accuracy"] - point["confidence"]) for point in points) / len(labels)
 
 
+def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
+    """Temperature T > 0 whose probabilities `softmax(log_probs / T)` fit labels best (Guo et al., arXiv 1706.04599).
+
+    It changes no prediction. Fit it on images that are used for nothing else.
+
+    Args:
+        log_probs (`Tensor` of shape `(N, C)`): log-probabilities, each row normalised.
+        labels (`Tensor` of shape `(N,)`): true labels.
+
+    Returns:
+        `float`: T, from 1/100 to 100. Above 1, the log-probabilities were too sure.
+
+    Raises:
+        ValueError: as [`negative_log_likelihood`].
+    """
+    from scipy.optimize import minimize_scalar
+
+    log_probs, labels = _checked(log_probs, labels)
+
+    def loss(log_temperature: float) -> float:
+        return F.cross_entropy(log_probs / math.exp(log_temperature), labels).item()
+
+    # Convex in 1 / T, so that there is one minimum.
+    return math.exp(minimize_scalar(loss, bounds=(-math.log(100), math.log(100)), method="bounded").x)
+
+
 def _checked(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     check_scores(log_probs, labels)
     num_labels = log_probs.shape[1]
@@ -92,4 +123,4 @@ def _checked(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return log_probs, labels
 
 
-__all__ = ["calibration_error", "negative_log_likelihood", "reliability"]
+__all__ = ["calibration_error", "fit_temperature", "negative_log_likelihood", "reliability"]

@@ -120,14 +120,17 @@ def default_output_dir(kind: str, data: Mapping[str, Any]) -> str:
 
     Args:
         kind (`str`): the kind of training.
-        data (`Mapping[str, Any]`): values of the flags `dataset_name` and `data_dir`.
+        data (`Mapping[str, Any]`): see [`source_name`].
     """
+    return f"outputs/{kind}-{source_name(data)}"
+
+
+def source_name(data: Mapping[str, Any]) -> str:
+    """Returns a short name of the data that the flags `dataset_name` and `data_dir` with these values say, for folders."""
     if data.get("dataset_name") is not None or data.get("data_dir") is None:
-        name = (data.get("dataset_name") or "digits").rpartition("/")[2]
-    else:
-        folder = Path(data["data_dir"]).resolve()
-        name = folder.stem if folder.suffix.lower() == ".zip" else folder.name
-    return f"outputs/{kind}-{name}"
+        return (data.get("dataset_name") or "digits").rpartition("/")[2]
+    folder = Path(data["data_dir"]).resolve()
+    return folder.stem if folder.suffix.lower() == ".zip" else folder.name
 
 
 def read_preset(preset: str, presets_dir: Path, known: Sequence[str]) -> dict[str, dict[str, Any]]:
