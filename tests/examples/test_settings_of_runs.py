@@ -161,7 +161,7 @@ def test_a_label_column_that_is_asked_for_must_be_there(train, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "flags", "texts"),
     [
-        ("joint", "--preset fashion-mnist", ["label_anchors:            640", "4.7 epochs of 60,000", '"Ankle boot"']),
+        ("joint", "--preset fashion-mnist", ["label_anchors:            640", "2.6 epochs of 60,000", '"Ankle boot"']),
         ("joint", "--preset fashion-mnist --image_size 32", ['"image_size": 32']),
         ("representation", "--preset fashion-mnist", ["60,000 training images", '"labels": []']),
         ("unconditional", "--preset fashion-mnist-small", ['"image_size": 16', '"num_channels": 1']),
