@@ -69,7 +69,8 @@ METHODS = {"lzn": "joint model", "classifier": "classifier alone", "rectified_fl
 BASELINES = {"lzn": "none", "classifier": "classifier", "rectified_flow": "rectified_flow"}
 TEST_FRACTION = 0.2  # of data without a test split
 NUM_NEIGHBOURS = 20  # k of the kNN vote
-FEATURE_BATCH_SIZE = 128  # of the classifier of the features, at most
+# Training of the classifier of the features, at most.
+FEATURE_BATCH_SIZE, FEATURE_STEPS, FEATURE_EPOCHS = 128, 1200, 120
 BATCH_SIZE = 256  # of classification
 SAMPLED = ("frechet_distance", "precision", "recall", "class_consistency")
 # Arguments that a comparison may be continued with.
@@ -237,8 +238,10 @@ def prepare(args: ComparisonArguments) -> Task:
     images = load_data(state, DataArguments(data_dir=str(folder)))
     features = args.feature_extractor or str(output_dir / "features")
     if args.feature_extractor is None and not (output_dir / "features" / "config.json").is_file():
-        size = min(FEATURE_BATCH_SIZE, len(training.train))
-        command = [*split_flags(folder), "--output_dir", features, "--batch_size", size]
+        count = len(training.train)
+        size = min(FEATURE_BATCH_SIZE, count)
+        steps = min(FEATURE_STEPS, FEATURE_EPOCHS * count // size)
+        command = [*split_flags(folder), "--output_dir", features, "--batch_size", size, "--max_train_steps", steps]
         run_script(Path(features), "train_metric_features.py", *command)
     return Task(folder, images, training.validation, load_feature_extractor(features, state.device))
 
