@@ -22,7 +22,7 @@ from lzn_hf.evaluation.joint import linear_log_probs
 
 
 CLASSIFIER, FLOW = "--baseline classifier", "--baseline rectified_flow"
-STEPS = "--max_train_steps 3 --logging_steps 1 --eval_steps 2 --checkpointing_steps 1 --ema_decay 0.5"
+STEPS = "--max_train_steps 3 --logging_steps 1 --eval_steps 2 --checkpointing_steps 1 --ema_decay 0.5 --decoder_learning_rate 0.05"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,10 @@ def toys(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def classifier(toys, tmp_path_factory) -> Path:
-    return train(f"{toys} {STEPS} {CLASSIFIER} --output_dir {tmp_path_factory.mktemp('classifier') / 'run'}")
+    # 4 images, of which two labels have unequally many.
+    return train(
+        f"{toys} {STEPS} {CLASSIFIER} --max_eval_samples 4 --output_dir {tmp_path_factory.mktemp('classifier') / 'run'}"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +85,14 @@ def test_a_classifier_trains_both_of_its_parts_and_is_validated_by_its_scores(cl
     lines = metrics(classifier)
     assert [line.keys() for line in lines if "loss" not in line] == 2 * [{"step", "validation_accuracy"}]
     assert all(0 <= line["train_accuracy"] <= 1 for line in lines if "loss" in line)
-    images, labels = validation_images(toys)
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))[:4]  # as evaluation draws images
+    images, labels = (values[order] for values in validation_images(toys))
     model = LZNModel.from_pretrained(classifier).eval()
     with torch.no_grad():
         scores = F.linear(model.get_image_anchors(images), model.label_anchors)
         torch.testing.assert_close(linear_log_probs(model, images), scores.log_softmax(1))
-    assert lines[-1]["validation_accuracy"] == (scores.argmax(1) == labels).double().mean().item()
+    shares = [(one.argmax(1) == labels).double().mean().item() for one in (scores, -scores)]
+    assert lines[-1]["validation_accuracy"] == shares[0] != shares[1]
 
 
 def test_the_folder_of_a_classifier_is_no_zone_classifier_and_says_so(classifier):
@@ -118,7 +123,7 @@ def test_a_rectified_flow_generates_by_label(flow):
 
 def test_the_validation_loss_of_a_rectified_flow_knows_the_labels(flow, toys):
     images, labels = validation_images(toys)
-    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))  # as evaluation draws images
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(9, 1, 8, 8, generator=generator)
     timesteps = torch.rand(9, generator=generator)
@@ -128,7 +133,7 @@ def test_the_validation_loss_of_a_rectified_flow_knows_the_labels(flow, toys):
         for given in (labels[order], labels[order].roll(1)):
             losses.append(model(images[order], given, sample_noise=noise, timesteps=timesteps).loss.item())
     assert metrics(flow)[-1]["validation_loss"] == pytest.approx(losses[0], rel=1e-5)
-    assert losses[1] != pytest.approx(losses[0], rel=1e-5)
+    assert losses[1] != pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("baseline", [CLASSIFIER, FLOW])
