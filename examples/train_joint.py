@@ -33,6 +33,7 @@ from lzn_hf.training.parsing import parse_arguments
 from lzn_hf.training.setup import TrainingSetup, set_up_training
 from lzn_hf.training.validation import generate_samples, measure_accuracy, reference_anchors
 from lzn_hf.visualization.grids import image_grid
+from lzn_hf.visualization.reliability import plot_reliability
 
 
 MAX_LABELS_SHOWN = 20  # rows of a sample grid
@@ -103,7 +104,14 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
 
     # 3. The final folder: averaged weights, reference anchors, samples. A linear classifier has no zones to place images in.
     num_anchors = 0 if baseline == "classifier" else joint.num_reference_anchors
-    return save_final_folder(loop, **outputs, num_reference_anchors=num_anchors)
+    return save_final_folder(
+        loop, **outputs, num_reference_anchors=num_anchors, draw_reliability=partial(save_reliability, setup)
+    )
+
+
+def save_reliability(setup: TrainingSetup, bins: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Saves a picture of how often the model is right for how sure it is."""
+    plot_reliability(bins, title=f"validation images of {setup.data.name}").save(path)
 
 
 def validate(setup: TrainingSetup, joint: JointArguments) -> dict[str, float]:

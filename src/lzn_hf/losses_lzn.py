@@ -227,12 +227,33 @@ def label_losses(
     return {"alignment_loss": loss, "label_log_probs": log_probs}
 
 
+def place_images(config: LZNConfig, anchors: Tensor, reference_anchors: Tensor) -> Tensor:
+    """Computes the latents by which images are classified, each placed among {its own anchor} + reference anchors.
+
+    Args:
+        config ([`LZNConfig`]): the latent solver, and `num_prediction_draws`: 0 for the middle of the zone alone, or K fixed places in it.
+        anchors (`Tensor` of shape `(B, D)`): the anchors of the images.
+        reference_anchors (`Tensor` of shape `(N, D)`): anchors of training images.
+
+    Returns:
+        `Tensor` of shape `(B, max(K, 1), D)`: the latents.
+    """
+    num_draws = config.num_prediction_draws
+    points = torch.zeros(1, anchors.shape[1])
+    if num_draws:
+        # Drawn on the CPU from a fixed seed: the same points on every device and in every call.
+        points = torch.randn(num_draws, anchors.shape[1], generator=torch.Generator().manual_seed(0))
+    noise = points.to(anchors).repeat(len(anchors), 1)
+    rows = anchors.repeat_interleave(len(points), 0)
+    return place_anchors(config, rows, noise, reference_anchors, include_own=True).unflatten(0, (-1, len(points)))
+
+
 def score_labels(config: LZNConfig, latents: Tensor, label_anchors: Tensor, time: float | None = None) -> Tensor:
-    """Computes the log-probabilities of labels for latents: the assignment probabilities of the label anchors at one time.
+    """Computes the log-probabilities of labels: the assignment probabilities of the label anchors at one time.
 
     Args:
         config ([`LZNConfig`]): solver and number of steps of the alignment flow.
-        latents (`Tensor` of shape `(B, D)`): the latents.
+        latents (`Tensor` of shape `(B, D)` or `(B, K, D)`): latents, or several of each image, over which probabilities are averaged.
         label_anchors (`Tensor` of shape `(C, D)`): the anchors of all labels.
         time (`float`, *optional*): the time in (0, 1] of the flow, see `config.prediction_time`. Default: its end.
 
@@ -240,38 +261,11 @@ def score_labels(config: LZNConfig, latents: Tensor, label_anchors: Tensor, time
         `Tensor` of shape `(B, C)`: the log-probabilities.
     """
     solver, num_steps, end = config.alignment_solver, config.alignment_num_steps, 1.0 if time is None else time
-    return trace_assignments(latents, label_anchors, solver=solver, num_steps=num_steps, end=end)[1][-1]
-
-
-def score_images(
-    config: LZNConfig, anchors: Tensor, reference_anchors: Tensor, label_anchors: Tensor, time: float | None = None
-) -> Tensor:
-    """Computes the log-probabilities of labels for images, each placed among {its own anchor} + reference anchors.
-
-    The place is the middle of its zone, or `config.num_prediction_draws` fixed places, whose probabilities are averaged.
-
-    Args:
-        config ([`LZNConfig`]): settings of both flows.
-        anchors (`Tensor` of shape `(B, D)`): the anchors of the images.
-        reference_anchors (`Tensor` of shape `(N, D)`): anchors of training images.
-        label_anchors (`Tensor` of shape `(C, D)`): the anchors of all labels.
-        time (`float`, *optional*): see [`score_labels`].
-
-    Returns:
-        `Tensor` of shape `(B, C)`: the log-probabilities.
-    """
-    num_draws = config.num_prediction_draws
-    noise = torch.zeros_like(anchors)
-    if num_draws:
-        # Drawn on the CPU from a fixed seed: the same points on every device and in every call.
-        points = torch.randn(num_draws, anchors.shape[1], generator=torch.Generator().manual_seed(0))
-        noise = points.to(anchors.device).repeat(len(anchors), 1)
-        anchors = anchors.repeat_interleave(num_draws, 0)
-    latents = place_anchors(config, anchors, noise, reference_anchors, include_own=True)
-    log_probs = score_labels(config, latents, label_anchors, time)
-    if num_draws:
-        log_probs = log_probs.unflatten(0, (-1, num_draws)).logsumexp(1).log_softmax(-1)
-    return log_probs
+    rows = latents.flatten(0, -2)
+    log_probs = trace_assignments(rows, label_anchors, solver=solver, num_steps=num_steps, end=end)[1][-1]
+    if len(rows) == len(latents):
+        return log_probs
+    return log_probs.unflatten(0, latents.shape[:-1]).logsumexp(1).log_softmax(-1)
 
 
 def gather_pool(anchors: Tensor) -> Tensor:
@@ -305,8 +299,8 @@ __all__ = [
     "gather_pool",
     "label_losses",
     "place_anchors",
+    "place_images",
     "reconstruction_loss",
-    "score_images",
     "score_labels",
     "view_losses",
 ]

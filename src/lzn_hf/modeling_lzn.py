@@ -20,8 +20,8 @@ from .losses_lzn import (
     gather_pool,
     label_losses,
     place_anchors,
+    place_images,
     reconstruction_loss,
-    score_images,
     score_labels,
     view_losses,
 )
@@ -278,8 +278,8 @@ class LZNModel(LZNPreTrainedModel):
                 "classifying an image by itself needs reference anchors and this model has none: call "
                 "`model.set_reference_anchors(model.get_image_anchors(training_images))` once and save the model."
             )
-        anchors = self.get_image_anchors(pixel_values)
-        return score_images(self.config, anchors, self.reference_anchors, label_anchors, self.config.prediction_time)
+        latents = place_images(self.config, self.get_image_anchors(pixel_values), self.reference_anchors)
+        return score_labels(self.config, latents, label_anchors, self.config.prediction_time)
 
     def predict_velocity(
         self, sample: Tensor, t: Tensor | float, latents: Tensor | None = None, labels: Tensor | None = None

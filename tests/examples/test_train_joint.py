@@ -14,7 +14,7 @@ from helpers import ROOT
 from helpers.joint_runs import TINY, metrics, toy_flags, train, weights
 from helpers.training import forget_accelerators, launch
 from PIL import Image
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, pipeline
 
 from lzn_hf import LZNForImageClassification, LZNPipeline
 from lzn_hf.data.batches import to_pixel_values
@@ -35,6 +35,7 @@ MODEL_FILES = {
     "preprocessor_config.json",
     "scheduler_config.json",
     "samples.png",
+    "reliability.png",
     "training_settings.json",
 }
 
@@ -82,7 +83,9 @@ def test_metrics_are_logged(launched):
         assert abs(line["loss"] - line["reconstruction_loss"] - line["alignment_loss"]) < 1e-5
         assert abs(line["latent_mean"]) < 0.1 and 0.9 < line["latent_std"] < 1.1
         assert 0 <= line["own_label_share"] <= 1 and line["nonfinite_steps"] == 0
-    assert [line.keys() for line in evaluations] == 2 * [{"step", "validation_accuracy"}]
+    scores = {"validation_nll", "validation_calibration_error"}
+    keys = {"step", "validation_accuracy"}
+    assert [line.keys() for line in evaluations] == [keys, keys | scores]
 
 
 def test_the_final_folder_is_the_averaged_model_with_reference_anchors(launched):
@@ -102,7 +105,17 @@ def test_the_final_folder_is_the_averaged_model_with_reference_anchors(launched)
         anchors = pipe.model.eval().get_image_anchors(images)
     distance = torch.cdist(final["reference_anchors"], anchors, compute_mode="donot_use_mm_for_euclid_dist").min(1)
     assert distance.values.max() < 1e-4 and len(distance.indices.unique()) == 50
-    LZNForImageClassification.from_pretrained(launched).eval()(images[:1])
+    # Its scores are read where they fit the validation images best, in all ways to classify.
+    assert 0 < pipe.model.config.prediction_time < 1 and Image.open(launched / "reliability.png").width == 540
+    classifier = LZNForImageClassification.from_pretrained(launched).eval()
+    (scores,) = pipe.classify({"pixel_values": images[:1]}, top_k=10)
+    digit = pipe.image_processor.postprocess(images[:1], "pil")
+    ours = {entry["label"]: entry["score"] for entry in scores}
+    theirs = pipeline("image-classification", model=str(launched), top_k=10)(digit[0])
+    with torch.no_grad():
+        logits = classifier(images[:1]).logits[0].softmax(-1)
+    assert ours == pytest.approx({entry["label"]: entry["score"] for entry in theirs}, abs=1e-4)
+    assert ours == pytest.approx({classifier.config.id2label[i]: p for i, p in enumerate(logits.tolist())}, abs=1e-4)
 
 
 def test_the_snippets_of_the_model_card_run_as_printed(launched):

@@ -50,6 +50,7 @@ def saved_model(tmp_path):
     model = tiny_model()
     nn.init.normal_(model.decoder.conv_out.weight)  # or else a new decoder answers nearly zero, whatever its input
     model.set_reference_anchors(torch.randn(4, 6))
+    model.config.prediction_time = 0.4
     model.save_pretrained(tmp_path / "model")
     return model, str(tmp_path / "model")
 
@@ -58,6 +59,7 @@ def test_fine_tuning_keeps_all_weights_for_the_same_labels(saved_model):
     model, folder = saved_model
     tuned = build_model({}, **SHAPE, label_names=["a", "b", "c"], pretrained=folder)
     assert tuned.reference_anchors is None and tuned.config.num_reference_anchors == 0  # stale from the first step on
+    assert tuned.config.prediction_time is None
     weights = {name: value for name, value in model.state_dict().items() if name != "reference_anchors"}
     assert tuned.state_dict().keys() == weights.keys()
     assert all(torch.equal(tuned.state_dict()[name], value) for name, value in weights.items())

@@ -1,13 +1,14 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Reference anchors for a while, and the accuracy of a model with them."""
+"""Reference anchors for a while, the accuracy of a model with them, and the time at which it reads scores."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from helpers.training import accelerator_fixture, tiny_model, toy_images  # noqa: F401 (a fixture)
 
 from lzn_hf.data.batches import image_batches, to_pixel_values
-from lzn_hf.training.validation import encode_anchors, measure_accuracy, reference_anchors
+from lzn_hf.training.validation import calibrate, encode_anchors, measure_accuracy, reference_anchors
 
 
 def test_accuracy_is_that_of_each_image_by_itself(accelerator):
@@ -28,3 +29,35 @@ def test_accuracy_is_that_of_each_image_by_itself(accelerator):
             correct += int(log_probs.argmax() == item["labels"])
     assert accuracy == correct / 23
     assert model.reference_anchors is None and model.config.num_reference_anchors == 0
+
+
+@pytest.mark.parametrize("num_draws", [0, 3])
+def test_scores_are_read_when_they_fit_best(num_draws):
+    model, data = tiny_model(num_prediction_draws=num_draws), toy_images(60)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.set_reference_anchors(encode_anchors(model, image_batches(data, 5, limit=8)))
+    pixel_values, labels = to_pixel_values(data.pixel_values), data.labels
+
+    def nll_at(time: float) -> float:
+        model.config.prediction_time = time
+        with torch.no_grad():
+            return torch.nn.functional.nll_loss(model.eval().classify_images(pixel_values).double(), labels).item()
+
+    metrics, bins = calibrate(model, image_batches(data, 7), seed=0)
+    time = model.config.prediction_time
+    again, _ = calibrate(model, image_batches(data, 60), seed=0)
+    assert model.config.prediction_time == pytest.approx(time, rel=1e-6) and again == pytest.approx(metrics, abs=1e-5)
+    best = nll_at(time)
+    assert metrics["validation_nll"] == pytest.approx(best, abs=1e-5)
+    assert all(best <= nll_at(other) + 1e-3 for other in (*torch.linspace(0.01, 0.99, 50).tolist(), 1.0))
+    model.config.prediction_time = time
+    correct = model.classify_images(pixel_values).argmax(-1) == labels
+    assert metrics["validation_accuracy"] == pytest.approx(correct.double().mean().item(), abs=1e-6)
+    assert sum(one["count"] for one in bins) == 60
+    assert 0 <= metrics["validation_calibration_error"] <= 1
+
+
+def test_a_model_that_cannot_classify_is_not_calibrated():
+    with pytest.raises(ValueError, match="must have labels, an image encoder and reference anchors"):
+        calibrate(tiny_model(), [], seed=0)

@@ -13,10 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks_lzn import check_at_least
+from ..configuration_lzn import LZNConfig
+from ..losses_lzn import score_labels
 from .inputs import check_scores
 
 
 TOLERANCE = 1e-3  # of the sum of the probabilities of a row
+# The search for a time: from anchors so large that a hundredth of the way tells them apart, to the very end.
+MIN_S, MAX_S, NUM_TIMES = 1e-3, 1e2, 25
 
 
 def negative_log_likelihood(log_probs: Tensor, labels: Tensor) -> float:
@@ -106,6 +110,35 @@ def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
     return math.exp(minimize_scalar(loss, bounds=(-math.log(100), math.log(100)), method="bounded").x)
 
 
+def fit_prediction_time(config: LZNConfig, latents: Tensor, label_anchors: Tensor, labels: Tensor) -> float:
+    """Finds the time of the flow at which scores fit labels best: that of the least [`negative_log_likelihood`].
+
+    With `s = t / (1 - t)`, the scores are `softmax_c(s y·l_c - s²|l_c|²/2)`: s is the inverse of a temperature. The search looks at a
+    geometric grid of s, and then at a finer one around the best.
+
+    Args:
+        config ([`LZNConfig`]): solver and number of steps of the alignment flow.
+        latents (`Tensor` of shape `(B, K, D)`): places of images that no weight was fitted to, see [`losses_lzn.place_images`].
+        label_anchors (`Tensor` of shape `(C, D)`): the anchors of all labels.
+        labels (`Tensor` of shape `(B,)`): true labels.
+
+    Returns:
+        `float`: the time in (0, 1), for `config.prediction_time`.
+
+    Raises:
+        ValueError: as [`negative_log_likelihood`].
+    """
+
+    def loss(log_s: float) -> float:
+        time = 1 / (1 + math.exp(-log_s))
+        return negative_log_likelihood(score_labels(config, latents, label_anchors, time), labels)
+
+    step = math.log(MAX_S / MIN_S) / (NUM_TIMES - 1)
+    best = min((math.log(MIN_S) + k * step for k in range(NUM_TIMES)), key=loss)
+    best = min((best + 2 * step * (k / (NUM_TIMES - 1) - 0.5) for k in range(NUM_TIMES)), key=loss)
+    return 1 / (1 + math.exp(-best))
+
+
 def _checked(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     check_scores(log_probs, labels)
     num_labels = log_probs.shape[1]
@@ -123,4 +156,4 @@ def _checked(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return log_probs, labels
 
 
-__all__ = ["calibration_error", "fit_temperature", "negative_log_likelihood", "reliability"]
+__all__ = ["calibration_error", "fit_prediction_time", "fit_temperature", "negative_log_likelihood", "reliability"]

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 from ..configuration_lzn import LZNConfig
 
 
+RELIABILITY_PICTURE = "reliability.png"
 TAGS = ["latent-zoning-network", "lzn"]
 SETTINGS_SHOWN = {
     "data": None,
@@ -48,7 +49,7 @@ parameters.
 ## Results
 
 {results}
-
+{scores}
 ## How to use
 
 {usage}
@@ -89,6 +90,17 @@ from transformers import AutoModel, pipeline
 {lines}
 ```
 """
+
+SCORES = (
+    """
+Scores of labels are read at time t = {time:.3f} of the flow of the label anchors (`prediction_time` in `config.json`), where they
+fit the labels of the validation images best. Accuracy against score on these images:
+
+![Reliability]("""
+    + RELIABILITY_PICTURE
+    + """)
+"""
+)
 
 
 def _usage(config: LZNConfig, model_id: str) -> str:
@@ -187,6 +199,7 @@ def make_model_card(
         parameters=parameters,
         pictures="" if config.decoder_type is None else "\n![Samples](samples.png)\n",
         results=results or "There was no validation data.",
+        scores="" if config.prediction_time is None else SCORES.format(time=config.prediction_time),
         usage=_usage(config, model_id),
         reference=reference,
         settings="\n".join(rows),

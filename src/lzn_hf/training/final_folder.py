@@ -5,24 +5,33 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from huggingface_hub import upload_folder
 
-from ..evaluation.cards import make_model_card
+from ..evaluation.cards import RELIABILITY_PICTURE, make_model_card
 from ..evaluation.results import write_json
 from ..image_processing_lzn import LZNImageProcessor
 from ..pipeline_lzn import LZNPipeline
 from .checkpoints import SAMPLES_DIR, temporary_folder
 from .loop import Draw, Evaluate, TrainingLoop
 from .settings import SETTINGS_FILE
+from .validation import calibrate
 
 
 logger = logging.getLogger(__name__)
 
+DrawReliability = Callable[[Sequence[dict[str, float]], Path], None]
+
 
 def save_final_folder(
-    loop: TrainingLoop, *, evaluate: Evaluate, num_reference_anchors: int, draw: Draw | None = None
+    loop: TrainingLoop,
+    *,
+    evaluate: Evaluate,
+    num_reference_anchors: int,
+    draw: Draw | None = None,
+    draw_reliability: DrawReliability | None = None,
 ) -> Path:
     """Evaluates and saves the averaged model, uploads it if asked to, and ends the run. All processes must call it.
 
@@ -31,6 +40,8 @@ def save_final_folder(
         evaluate (`Callable`): returns the final metrics, of the model with averaged weights and without reference anchors.
         num_reference_anchors (`int`): number of training images whose anchors the model keeps, if it has an encoder; 0: none.
         draw (`Callable`, *optional*): saves a picture of samples to the path that it is given.
+        draw_reliability (`Callable`, *optional*): with it, a model with labels, reference anchors and validation images gets the time at
+            which scores are read, see [`calibrate`]; it saves a picture of their [`reliability`] to the path that it is given.
 
     Returns:
         `Path`: the folder. Files of an earlier run in it are replaced only when all new ones are complete.
@@ -40,9 +51,16 @@ def save_final_folder(
         metrics = dict(evaluate())
         if model.encoder is not None and num_reference_anchors:
             model.set_reference_anchors(setup.encode_train_anchors(num_reference_anchors))
+        bins = None
+        if draw_reliability is not None and model.reference_anchors is not None and setup.data.validation is not None:
+            # Every process fits to all images, so that all have the same time.
+            scores, bins = calibrate(model, setup.validation_batches(), loop.run.seed)
+            metrics |= scores
         setup.accelerator.log(metrics, step=loop.step)
         if setup.accelerator.is_main_process:
             with temporary_folder(output_dir, "final") as folder:
+                if bins is not None and draw_reliability is not None:
+                    draw_reliability(bins, folder / RELIABILITY_PICTURE)
                 _write_model(loop, folder, metrics, draw)
                 for path in folder.iterdir():
                     os.replace(path, output_dir / path.name)

@@ -157,7 +157,13 @@ def with_labels(model: LZNModel, id2label: Mapping[int, str]) -> LZNModel:
     id; those of new labels are initialized. All other weights are kept. The log names the labels.
     """
     config = LZNConfig(
-        **{**model.config.to_dict(), "num_reference_anchors": 0, "id2label": dict(id2label), "label2id": None}
+        **{
+            **model.config.to_dict(),
+            "num_reference_anchors": 0,
+            "prediction_time": None,
+            "id2label": dict(id2label),
+            "label2id": None,
+        }
     )
     old_labels, new_labels = (cast(Mapping[int, str], one.id2label) for one in (model.config, config))
     old_ids = {normal_name(name): i for i, name in old_labels.items()}

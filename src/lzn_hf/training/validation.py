@@ -13,8 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.batches import to_pixel_values
+from ..evaluation.calibration import calibration_error, fit_prediction_time, negative_log_likelihood, reliability
+from ..evaluation.joint import accuracy
+from ..losses_lzn import place_images, score_labels
 from ..modeling_lzn import LZNModel, evaluation_mode
 from ..pipeline_lzn import LZNPipeline
+
+
+MAX_FITTED = 5000  # images that the time of the scores is fitted to
 
 
 def encode_anchors(model: LZNModel, batches: Iterable[dict[str, Tensor]]) -> Tensor:
@@ -61,6 +67,43 @@ def measure_accuracy(
             total += len(log_probs)
     counts = accelerator.reduce(torch.stack([correct, torch.full_like(correct, total)]), reduction="sum").tolist()
     return counts[0] / max(counts[1], 1)
+
+
+def calibrate(
+    model: LZNModel, batches: Iterable[dict[str, Tensor]], seed: int
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Fits the time at which a model reads its scores, and sets `config.prediction_time`.
+
+    Args:
+        model (`LZNModel`): the unwrapped model, with labels and reference anchors.
+        batches (`Iterable`): all `uint8` validation images with labels.
+        seed (`int`): draws the images of the fit, where there are more than `MAX_FITTED`.
+
+    Returns:
+        `tuple`: `validation_accuracy`, `validation_nll` and `validation_calibration_error` of all images by the model as it is now, and
+        their [`reliability`].
+
+    Raises:
+        ValueError: for a model without labels or reference anchors.
+    """
+    config, label_anchors, reference_anchors = model.config, model.label_anchors, model.reference_anchors
+    if label_anchors is None or reference_anchors is None:
+        raise ValueError("`model` must have labels, an image encoder and reference anchors to be calibrated.")
+    latents, labels = [], []
+    with evaluation_mode(model):
+        for batch in batches:
+            anchors = model.get_image_anchors(to_pixel_values(batch["pixel_values"].to(model.device)))
+            latents.append(place_images(config, anchors, reference_anchors))
+            labels.append(batch["labels"])
+        places, truth = torch.cat(latents), torch.cat(labels)
+        chosen = torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed))[:MAX_FITTED]
+        config.prediction_time = fit_prediction_time(
+            config, places[chosen.to(places.device)], label_anchors, truth[chosen]
+        )
+        log_probs = score_labels(config, places, label_anchors, config.prediction_time)
+    measures = {"accuracy": accuracy, "nll": negative_log_likelihood, "calibration_error": calibration_error}
+    metrics = {f"validation_{name}": measure(log_probs, truth) for name, measure in measures.items()}
+    return metrics, reliability(log_probs, truth)
 
 
 def generate_samples(model: LZNModel, seed: int, **options: Any) -> list[Image.Image]:

@@ -1,0 +1,54 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Confidence against accuracy, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from PIL import Image
+
+from .figures import PALETTE, draw_figure, new_figure
+
+
+BAR_WIDTH = 1 / 15  # of the usual number of bins
+
+
+def plot_reliability(bins: Sequence[Mapping[str, float]], *, title: str = "") -> Image.Image:
+    """Draws a reliability diagram (Guo et al., arXiv 1706.04599): accuracy by confidence above, the number of images below.
+
+    Args:
+        bins (list of `dict`): mean `confidence` and `accuracy` in [0, 1] and `count` of each bin that holds any image.
+        title (`str`, *optional*, defaults to `""`): heading.
+
+    Returns:
+        `PIL.Image.Image`: 540 x 600 pixels, mode RGB.
+
+    Raises:
+        ValueError: without any bin.
+    """
+    if not bins:
+        raise ValueError("`bins` must hold at least one bin, got none.")
+    confidences, accuracies, counts = ([one[key] for one in bins] for key in ("confidence", "accuracy", "count"))
+    figure = new_figure(4.5, 5, dpi=120)
+    figure.set_layout_engine("constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    above.bar(confidences, accuracies, width=0.8 * BAR_WIDTH, color=PALETTE[0], label="accuracy")
+    above.plot([0, 1], [0, 1], "--", color="0.3", linewidth=1.2, label="as sure as right")
+    above.set_xlim(0, 1 + BAR_WIDTH / 2)
+    above.set_ylim(0, 1.02)
+    above.set_ylabel("accuracy")
+    above.set_title(title, fontsize=10, color="0.25")
+    above.legend(frameon=False, fontsize=8, loc="upper left")
+    below.bar(confidences, counts, width=0.8 * BAR_WIDTH, color=PALETTE[3])
+    below.set_yscale("log")
+    below.set_ylim(0.8, 2 * max(counts))
+    below.set_ylabel("images")
+    below.set_xlabel("score of the most probable label")
+    for axes in (above, below):
+        axes.grid(alpha=0.25, axis="y")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return draw_figure(figure)
+
+
+__all__ = ["plot_reliability"]
