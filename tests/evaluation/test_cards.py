@@ -14,8 +14,11 @@ from lzn_hf.training.arguments import DataArguments, RunArguments
 from lzn_hf.training.settings import resolve_settings
 
 
+LABELS = {"num_labels": 2, "id2label": {0: "cat", 1: "dog"}}
 KINDS = {
-    "joint": {"num_labels": 2, "id2label": {0: "cat", 1: "dog"}},
+    "joint": {**LABELS, "num_reference_anchors": 9},
+    "classifier": {**LABELS, "decoder_type": None},
+    "flow of labels": {**LABELS, "encoder_type": None},
     "unconditional": {"num_labels": 0},
     "rectified flow": {"num_labels": 0, "encoder_type": None},
     "representation": {"num_labels": 0, "decoder_type": None},
@@ -25,22 +28,24 @@ SAYS = {
     "pipe.classify": {"joint"},
     "pipe.embed": {"joint", "unconditional"},
     "pipe.reconstruct": {"joint", "unconditional", "rectified flow"},
-    "LZNPipeline": {"joint", "unconditional", "rectified flow"},
-    'label="cat"': {"joint"},
+    "LZNPipeline": {"joint", "unconditional", "rectified flow", "flow of labels"},
+    'label="cat"': {"joint", "flow of labels"},
     'pipeline("image-classification"': {"joint"},
-    'pipeline("image-feature-extraction"': {"joint", "unconditional", "representation"},
-    "AutoModel.from_pretrained": {"joint", "unconditional", "representation"},
-    "samples.png": {"joint", "unconditional", "rectified flow"},
-    "6 latent dimensions": {"joint", "unconditional", "representation"},
+    'pipeline("image-feature-extraction"': {"joint", "unconditional", "representation", "classifier"},
+    "AutoModel.from_pretrained": {"joint", "unconditional", "representation", "classifier"},
+    "samples.png": {"joint", "unconditional", "rectified flow", "flow of labels"},
+    "6 latent dimensions": {"joint", "unconditional", "representation", "classifier"},
     "classifies images": {"joint"},
     "without labels": {"unconditional", "representation"},
-    "as a baseline": {"rectified flow"},
+    "as a baseline": {"rectified flow", "flow of labels", "classifier"},
 }
 TASKS = {
     "joint": "image-classification",
     "unconditional": "unconditional-image-generation",
     "rectified flow": "unconditional-image-generation",
     "representation": "image-feature-extraction",
+    "classifier": "image-feature-extraction",
+    "flow of labels": "unconditional-image-generation",
 }
 
 
@@ -65,7 +70,7 @@ def test_a_card_says_what_its_kind_of_model_does(kind, tmp_path):
     assert card.data.pipeline_tag == TASKS[kind]
     generates = "image-generation" in card.data.tags
     embeds = "image-feature-extraction" in card.data.tags
-    assert generates == (kind != "representation") and embeds == (kind != "rectified flow")
+    assert generates == (kind not in ("representation", "classifier")) and embeds == ("flow" not in kind)
     assert "latent-zoning-network" in card.data.tags
     for text in ("trained on toys", "Grey images of 8 x 8 pixels", "1,234\nparameters"):
         assert text in card.text, text

@@ -110,14 +110,16 @@ def _usage(config: LZNConfig, model_id: str) -> str:
         arguments, more = "num_images_per_label=4", []
         if config.num_labels:
             arguments = f'label="{label_names(config)[0]}", num_images_per_label=4'
+        if config.num_labels and config.encoder_type is not None:
             more.append("predictions = pipe.classify(images, top_k=3)  # classify, each image by itself")
         if config.encoder_type is not None:
             more.append("embeddings = pipe.embed(images)  # (4, features)")
-        more.append("again = pipe.reconstruct(images).images  # to latent and noise, and back")
+        if config.encoder_type is not None or not config.num_labels:  # a flow of labels would have to know them
+            more.append("again = pipe.reconstruct(images).images  # to latent and noise, and back")
         text = (
             GENERATE.format(model_id=model_id, arguments=arguments, more="".join(f"{line}\n" for line in more)) + "\n"
         )
-    if config.num_labels:
+    if config.num_labels and config.num_reference_anchors:
         lines.append(f'classifier = pipeline("image-classification", model="{model_id}")')
     if config.encoder_type is not None:
         lines.append(f'extractor = pipeline("image-feature-extraction", model="{model_id}")')
@@ -128,7 +130,10 @@ def _usage(config: LZNConfig, model_id: str) -> str:
 def _summary(config: LZNConfig, dataset: str) -> tuple[str, str, list[str]]:
     """A description of a model, its task on the Hub, and the tags of its abilities."""
     network = f"[Latent Zoning Network](https://arxiv.org/abs/2509.15591) trained on {dataset}"
-    if config.num_labels:
+    if config.num_labels and config.decoder_type is None:
+        text = f"A linear classifier on the anchors of an image encoder, trained on {dataset}: the encoder of a\n[Latent Zoning Network](https://arxiv.org/abs/2509.15591) without latent zones, as a baseline. `linear_log_probs` of `lzn_hf.evaluation.joint` classifies by it."
+        return text, "image-feature-extraction", ["image-feature-extraction"]
+    if config.num_labels and config.encoder_type is not None:
         text = f"A {network}. One model, one latent space: it\ngenerates images of {config.num_labels} labels, classifies images and embeds them."
         return text, "image-classification", ["image-generation", "image-feature-extraction", "rectified-flow"]
     if config.decoder_type is None:
