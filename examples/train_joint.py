@@ -32,8 +32,8 @@ from lzn_hf.visualization.grids import image_grid
 
 
 MAX_LABELS_SHOWN = 20  # rows of a sample grid
-# Metrics beside the progress bar, under shorter names.
-SHOWN = {"reconstruction": "reconstruction_loss", "alignment": "alignment_loss", "own_label": "own_label_share"}
+# Metrics beside the progress bar, under names so short that it fits in 80 columns.
+SHOWN = {"recon": "reconstruction_loss", "align": "alignment_loss", "own": "own_label_share"}
 
 
 @dataclass
@@ -85,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
 
     compute_loss, freeze_after = partial(joint_loss, setup), {"decoder": joint.decoder_train_steps}
     loop = TrainingLoop(setup, learning_rates(joint), compute_loss, freeze_after=freeze_after)
+    if run.dry_run:
+        loop.time_steps()
+        return None
     loop.fit(evaluate=evaluate, draw=draw, shown=SHOWN)
 
     # 3. The final folder: averaged weights, reference anchors, samples.
