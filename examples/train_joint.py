@@ -37,9 +37,13 @@ from lzn_hf.visualization.reliability import plot_reliability
 
 
 MAX_LABELS_SHOWN = 20  # rows of a sample grid
-# Metrics beside the progress bar, under shorter names.
-SHOWN = {"reconstruction": "reconstruction_loss", "alignment": "alignment_loss", "own_label": "own_label_share"}
-SHOWN |= {"accuracy": "train_accuracy"}
+# Metrics beside the progress bar, under names so short that it fits in 80 columns.
+SHOWN = {
+    "recon": "reconstruction_loss",
+    "align": "alignment_loss",
+    "own": "own_label_share",
+    "accuracy": "train_accuracy",
+}
 
 
 @dataclass
@@ -100,6 +104,9 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     compute_loss = partial(joint_loss, setup, baseline=baseline)
     freeze_after = {"decoder": joint.decoder_train_steps} if has_decoder else {}
     loop = TrainingLoop(setup, learning_rates(joint), compute_loss, freeze_after=freeze_after)
+    if run.dry_run:
+        loop.time_steps()
+        return None
     loop.fit(**outputs, shown=SHOWN)
 
     # 3. The final folder: averaged weights, reference anchors, samples. A linear classifier has no zones to place images in.

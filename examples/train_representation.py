@@ -152,6 +152,9 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     # 3. Train, and save the averaged weights with reference anchors.
     loop_options = {} if moco is None else {"on_step_end": moco.end_step, "extra_state": {"contrast": moco}}
     loop = TrainingLoop(setup, learning_rates(representation), compute_loss, **loop_options)
+    if run.dry_run:
+        loop.time_steps()
+        return None
     loop.fit(evaluate=evaluate, shown={"own view": "own_view_share", "similarity": "similarity"})
     return save_final_folder(loop, evaluate=evaluate, num_reference_anchors=representation.num_reference_anchors)
 

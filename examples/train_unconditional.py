@@ -81,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     draw = partial(save_samples, setup.model, arguments=unconditional, seed=run.seed)
     evaluate = partial(validation_loss, setup)
     loop = TrainingLoop(setup, learning_rates(unconditional), partial(unconditional_loss, setup))
+    if run.dry_run:
+        loop.time_steps()
+        return None
     loop.fit(evaluate=evaluate, draw=draw, shown={"latent std": "latent_std"})
 
     # 3. The final folder: averaged weights, reference anchors, samples.

@@ -13,8 +13,7 @@ import torch
 import train_representation
 import transformers
 from helpers import ROOT
-from helpers.images import write_idx_folder
-from helpers.training import forget_accelerators, tiny_model, write_image_folder
+from helpers.training import data_flags, forget_accelerators, tiny_model, write_image_folder
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -310,7 +309,9 @@ def test_a_published_encoder_is_trained_and_saved(toys, tmp_path, model_type):
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.json")))
 def test_presets_describe_networks_that_can_be_built(preset):
-    model, data, run, own, views = parse_arguments(train_representation.ARGUMENTS, PRESETS, ["--preset", preset])
+    model, data, run, own, views = parse_arguments(
+        train_representation.ARGUMENTS, PRESETS, ["--preset", preset, *data_flags(PRESETS / f"{preset}.json")]
+    )
     size = data.image_size or {"digits": 8, "fashion-mnist": 28, "cifar10": 32}[preset]
     channels = 1 if preset.startswith(("digits", "fashion-mnist")) else 3
     with torch.device("meta"):
@@ -328,22 +329,6 @@ def test_presets_describe_networks_that_can_be_built(preset):
         assert (model.config["latent_solver"], model.config["latent_num_steps"]) == ("euler", 20)
     elif channels == 1:
         assert sizes["encoder"] < 10_000_000
-
-
-@pytest.mark.parametrize("preset", ["digits", "fashion-mnist"])
-def test_a_dry_run_prints_and_writes_nothing(tmp_path, capsys, monkeypatch, preset):
-    monkeypatch.chdir(tmp_path)
-    flags = f"--preset {preset} --dry_run --flip 0.25"
-    if preset == "fashion-mnist":
-        write_idx_folder(tmp_path / "idx")
-        flags += " --data_dir idx --image_size 28 --total_batch_size 8"
-    before = sorted(tmp_path.rglob("*"))
-    assert train(flags) is None
-    printed = capsys.readouterr().out
-    settings, _ = json.JSONDecoder().raw_decode(printed)
-    assert settings["views"]["flip"] == 0.25 and settings["model"]["labels"] == []
-    assert re.search(r"encoder: +[\d,]+ parameters", printed) and "label_anchors" not in printed
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_without_flags_the_views_are_those_of_imagenet_but_for_the_preset(tmp_path):

@@ -13,8 +13,7 @@ import torch
 import train_unconditional
 import transformers
 from helpers import ROOT
-from helpers.images import write_idx_folder
-from helpers.training import TINY, forget_accelerators, tiny_model
+from helpers.training import TINY, data_flags, forget_accelerators, tiny_model
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -221,7 +220,9 @@ def test_without_validation_images_there_is_no_validation_loss(toys, tmp_path):
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.json")))
 @pytest.mark.parametrize("encoder", [{}, {"encoder_type": None}])
 def test_presets_describe_networks_that_can_be_built(preset, encoder):
-    model, data, run, own = parse_arguments(train_unconditional.ARGUMENTS, PRESETS, ["--preset", preset])
+    model, data, run, own = parse_arguments(
+        train_unconditional.ARGUMENTS, PRESETS, ["--preset", preset, *data_flags(PRESETS / f"{preset}.json")]
+    )
     size = data.image_size or {"digits": 8, "fashion-mnist": 28, "cifar10": 32}[preset]
     channels = 1 if preset.startswith(("digits", "fashion-mnist")) else 3
     with torch.device("meta"):
@@ -234,24 +235,6 @@ def test_presets_describe_networks_that_can_be_built(preset, encoder):
         assert sizes["encoder"] == 49_790_260
         assert (run.total_batch_size, own.encoder_learning_rate, own.decoder_learning_rate) == (2000, 2.5e-5, 1e-3)
     assert run.output_dir != type(run).output_dir  # each has its own
-
-
-@pytest.mark.parametrize("baseline", ["", BASELINE])
-@pytest.mark.parametrize("preset", ["digits", "fashion-mnist"])
-def test_a_dry_run_prints_and_writes_nothing(tmp_path, capsys, monkeypatch, preset, baseline):
-    monkeypatch.chdir(tmp_path)
-    flags = f"--preset {preset} --dry_run {baseline}"
-    if preset == "fashion-mnist":
-        write_idx_folder(tmp_path / "idx")
-        flags += " --data_dir idx --image_size 28 --total_batch_size 8"
-    before = sorted(tmp_path.rglob("*"))
-    assert train(flags) is None
-    printed = capsys.readouterr().out
-    settings, _ = json.JSONDecoder().raw_decode(printed)
-    assert settings["unconditional"]["baseline"] == ("rectified_flow" if baseline else "none")
-    assert bool(re.search(r"encoder: +[\d,]+ parameters", printed)) != bool(baseline)
-    assert re.search(r"decoder: +[\d,]+ parameters", printed)
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_help_teaches(capsys):

@@ -68,6 +68,12 @@ def training_setup(
     )
 
 
+def data_flags(preset: Path) -> list[str]:
+    """Flags for the data that a preset leaves open."""
+    data = json.loads(preset.read_text())["data"]
+    return [] if {"dataset_name", "data_dir"} & data.keys() else ["--data_dir", "images"]
+
+
 class ToyStream(IterableDataset):
     """Labels 0..count-1, shuffled anew for each epoch, as streamed datasets are."""
 

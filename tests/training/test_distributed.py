@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import weakref
 from functools import partial
@@ -313,6 +314,26 @@ def test_the_script_on_two_processes(tmp_path):
         lines = [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
         losses.append({line["step"]: line["loss"] for line in lines if "loss" in line})
     assert losses[0] == losses[1] and len(losses[0]) == 5
+
+
+def test_two_processes_time_their_steps_together(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    write_image_folder(tmp_path / "images")
+    before = sorted(tmp_path.rglob("*"))
+    flags = f"--preset {ROOT / 'tests/helpers/toy_preset.json'} --data_dir images --total_batch_size 8 --dry_run"
+    forget_accelerators()
+    debug_launcher(train_watched, (train_joint, flags.split()), num_processes=2)
+    printed = capfd.readouterr().out
+    # `debug_launcher` starts each process as the first one of a machine, and once per machine it is printed.
+    for text in (
+        r"2 process\(es\) x 4 images",
+        "2 steps after one to warm up",
+        "GiB of memory at the peak of a process",
+    ):
+        lines = re.findall(f".*{text}.*", printed)
+        assert len(lines) == 2, text
+    assert lines[0] == lines[1]  # of the process that took more
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

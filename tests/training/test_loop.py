@@ -3,14 +3,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import train_joint
 from helpers.training import forget_accelerators, tiny_model, toy_images, training_setup
 from torch import Tensor
 
@@ -234,6 +243,31 @@ def test_it_evaluates_the_averaged_weights_between_steps(tmp_path):
     assert seen == [(pictures[0], True), (2, True), (pictures[1], True), (4, True)]
     assert [line for line in lines if "score" in line] == [{"step": step, "score": step} for step in (2, 4)]
     assert not has_averages()
+
+
+def test_time_left_and_metrics_fit_in_80_columns(tmp_path, monkeypatch):
+    """In a real terminal, of a long run whose every metric has three digits."""
+    terminal, screen = pty.openpty()
+    fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    values = {"reconstruction_loss": 0.98765, "alignment_loss": 0.12345, "own_label_share": 0.56789}
+
+    def compute_loss(model, batch, generator):
+        if run.loop.step == 3:
+            raise InterruptedError
+        time.sleep(0.2)
+        metrics = {name: torch.tensor(value) for name, value in values.items()}
+        return loss_of_batch(model, batch, generator)[0], metrics
+
+    with os.fdopen(screen, "w") as stderr, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        run = Run(tmp_path, compute_loss=compute_loss, max_train_steps=200_000)
+        with pytest.raises(InterruptedError):
+            run.fit(shown=train_joint.SHOWN)
+        lines = [line.rstrip() for line in os.read(terminal, 4096).decode().split("\r")]
+    os.close(terminal)
+    assert max(map(len, lines)) <= 79
+    pattern = r" +3/200000, \d\d:\d\d:\d\d left, loss=\S+, recon=0.988, align=0.123, own=0.568"
+    assert any(re.search(pattern, line) for line in lines), lines
 
 
 def test_the_speed_is_that_of_the_steps_without_evaluations(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import train_representation
 import train_unconditional
 from helpers import ROOT
 from helpers.images import write_idx_folder
+from helpers.training import data_flags
 
 from lzn_hf.training.arguments import RunArguments
 from lzn_hf.training.models import build_model, model_parts
@@ -40,7 +41,7 @@ def test_flags_win_over_the_preset_which_wins_over_the_defaults(tmp_path):
     preset = write_preset(
         tmp_path,
         model={"latent_dim": 12, "latent_solver": "euler"},
-        data={"max_shift": 1},
+        data={"dataset_name": "digits", "max_shift": 1},
         training={"seed": 5, "warmup_steps": 7},
     )
     model, data, run, _ = parse(
@@ -87,7 +88,7 @@ def test_a_bad_preset_file_is_an_error(tmp_path, sections, message):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--preset", "digit"], "one of cifar10, digits, fashion-mnist .*'digit'. Did you mean `digits`"),
+        (["--preset", "digit"], "one of cifar10, digits, fashion-mnist, images-32, .*'digit'. Did you mean `digits`"),
         (["--preset", "missing.json"], "'missing.json'"),
         (["--config_overrides", "latent_dim"], "name=value pairs, but one is 'latent_dim'"),
         (["--total_batch_size", "0"], "`total_batch_size` must be at least 1, but is 0"),
@@ -147,24 +148,53 @@ def test_a_folder_of_idx_files_is_the_data_of_the_preset_fashion_mnist_and_anoth
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
+def test_a_preset_without_data_needs_some_on_the_command_line(script, tmp_path, capsys):
+    kind = script.__name__.removeprefix("train_")
+    presets = EXAMPLES / "presets" / kind
+    own = write_preset(tmp_path, training={"seed": 5})
+    for preset in ("images-32", own):
+        for flags in ([], ["--output_dir", "x"], ["--image_size", "64"], ["--config_overrides", "latent_dim=4"]):
+            with pytest.raises(
+                ValueError, match=r"`data_dir` is missing: the preset .* has no data of its own.*--data_dir"
+            ):
+                parse_arguments(script.ARGUMENTS, presets, ["--preset", preset, *flags])
+    parsed = parse_arguments(script.ARGUMENTS, presets, ["--preset", "images-32", "--data_dir", "x/mine"])
+    data, run = parsed[1:3]
+    assert (data.dataset_name, data.data_dir, data.image_size, data.num_channels) == (None, "x/mine", 32, 3)
+    assert run.output_dir == f"outputs/{kind}-mine" and not data.facts
+    data = parse_arguments(script.ARGUMENTS, presets, ["--preset", "images-32", "--dataset_name", "digits"])[1]
+    assert (data.dataset_name, data.image_size) == ("digits", 32)  # asked for by name
+    with pytest.raises(SystemExit, match="0"):
+        parse_arguments(script.ARGUMENTS, presets, ["--preset", "images-32", "--help"])
+    assert f"outputs/{kind}-images" in "".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_has_a_preset_for_digits_and_each_preset_a_folder_of_its_own(script):
     presets = EXAMPLES / "presets" / script.__name__.removeprefix("train_")
-    names = sorted(path.stem for path in presets.glob("*.json"))
-    folders = [parse_arguments(script.ARGUMENTS, presets, ["--preset", name])[2].output_dir for name in names]
-    assert "digits" in names and len({*folders, RunArguments.output_dir}) == len(names) + 1
+    paths = sorted(path for path in presets.glob("*.json") if not data_flags(path))
+    folders = [parse_arguments(script.ARGUMENTS, presets, ["--preset", path.stem])[2].output_dir for path in paths]
+    assert "digits" in [path.stem for path in paths]
+    assert len({*folders, RunArguments.output_dir}) == len(paths) + 1
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.json")))
 def test_presets_describe_networks_that_can_be_built(preset):
     sections = json.loads((PRESETS / f"{preset}.json").read_text())
-    shape = {"digits": (8, 1), "fashion-mnist": (28, 1), "cifar10": (32, 3)}[preset]
+    shape = {
+        "digits": (8, 1),
+        "fashion-mnist": (28, 1),
+        "cifar10": (32, 3),
+        "images-32": (32, 3),
+        "images-64": (64, 3),
+    }[preset]
     with torch.device("meta"):
         model = build_model(sections["model"], image_size=shape[0], num_channels=shape[1], label_names=[*"abcdefghij"])
     sizes = {name: sum(p.numel() for p in parameters) for name, parameters in model_parts(model).items()}
     if preset == "cifar10":  # published
         assert sizes == {"encoder": 49_790_260, "decoder": 61_911_939, "label_anchors": 2_000}
     else:
-        assert sum(sizes.values()) < 10_000_000
+        assert sum(sizes.values()) < (50_000_000 if preset == "images-64" else 10_000_000)
 
 
 def test_the_cifar10_preset_is_the_published_one():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,9 @@ def set_up(images: Path, output_dir: Path, *, check=lambda model: None, **option
     label_options = {name: options.pop(name) for name in ("use_labels", "model_labels") if name in options}
     model_args = ModelArguments(model_name_or_path=options.pop("model_name_or_path", None))
     model_args.config = {} if model_args.model_name_or_path else TINY
-    data_options = {name: options.pop(name) for name in ("skip_bad_images", "image_size") if name in options}
+    data_options = {
+        name: options.pop(name) for name in ("skip_bad_images", "image_size", "streaming") if name in options
+    }
     run = RunArguments(**({"output_dir": str(output_dir), "total_batch_size": 8} | options))
     data_args = DataArguments(data_dir=str(images), **data_options)
     return set_up_training(
@@ -110,7 +113,9 @@ def test_the_check_sees_the_model_before_anything_is_written(images, tmp_path):
 
 def test_a_dry_run_prints_all_settings(images, tmp_path, capsys):
     (tmp_path / "notes.txt").touch()  # a folder that a run would refuse
-    assert set_up(images, tmp_path, dry_run=True, seed=5) is None
+    setup = set_up(images, tmp_path, dry_run=True, seed=5, push_to_hub=True, resume_from_checkpoint="nowhere")
+    assert setup.checkpoint is None and setup.hub_model_id is None
+    assert next(iter(setup.loader))["pixel_values"].shape == (8, 1, 8, 8)
     printed = capsys.readouterr().out
     settings, _ = json.JSONDecoder().raw_decode(printed)
     assert settings["training"]["seed"] == 5 and settings["extra"]["seed"] == 9
@@ -136,6 +141,27 @@ def test_a_run_begins_with_a_summary_of_its_data(images, tmp_path, caplog):
     assert summary.found == {"train": 19, "test": 9} and summary.used == {"train": 18, "validation": 9}
     (logged,) = [r.getMessage() for r in caplog.records if "images found" in r.getMessage()]
     assert "left out, images that cannot be read, of split 'train': 1" in logged and "broken.png" in logged
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_train_steps": 4}, "1.8 passes over the 18 training images: 4 steps of 8 images.*`--max_train_steps 5`"),
+        (
+            {"max_train_steps": 1},
+            "0.44 passes over the 18 training images: 1 steps of 8 images.*`--max_train_steps 5`",
+        ),
+        ({"max_train_steps": 5}, None),
+        ({"max_train_steps": 4, "total_batch_size": 9}, None),
+        ({"max_train_steps": 1, "streaming": True}, None),  # nobody knows how many images there are
+    ],
+)
+def test_a_run_of_less_than_two_passes_is_warned_about(images, tmp_path, caplog, dry_run, options, message):
+    set_up(images, tmp_path / "run", dry_run=dry_run, **options)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == (message is not None)
+    assert message is None or re.search(message, warnings[0])
 
 
 def labels(batches) -> list[int]:

@@ -30,6 +30,7 @@ EXTRAS_ONLY = {
     "accelerate",
     "datasets",
     "evaluate",
+    "fontTools",
     "matplotlib",
     "pandas",
     "pyarrow",

@@ -83,8 +83,8 @@ class DataArguments:
 
     dataset_name: str | None = flag(
         None,
-        "`digits` (ships with scikit-learn; the default without data_dir), `fashion-mnist` with data_dir, or a dataset id on "
-        "the Hub. It replaces the data of the preset.",
+        "`digits` (ships with scikit-learn; the default without data_dir and preset), `fashion-mnist` with data_dir, or a dataset "
+        "id on the Hub. It replaces the data of the preset.",
     )
     data_dir: str | None = flag(
         None,
@@ -199,8 +199,9 @@ class RunArguments:
     hub_model_id: str | None = flag(None, "Repository to upload to, as user/name; default: the name of output_dir.")
     dry_run: bool = flag(
         False,
-        "Print the resolved settings, model sizes, steps and a summary of the data, then exit. Presets of published datasets do not "
-        "need the data for this.",
+        "Print the resolved settings, model sizes, steps and a summary of the data, take three steps, print how long the run will take "
+        "and how much memory, then exit; nothing is written. Presets of published datasets do not need the data for this, but then no "
+        "step is taken.",
     )
 
     def __post_init__(self) -> None:

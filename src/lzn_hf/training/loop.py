@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..evaluation.results import write_json
 from .batches import EndlessBatches, seed_micro_batch
 from .checkpoints import SAMPLES_DIR, load_checkpoint, prepare_output_dir, save_checkpoint
-from .metrics import MetricAverager
+from .dry_run import TIMED_STEPS, peak_memory, timing_report
+from .metrics import LatentWatch, MetricAverager
 from .models import PartwiseEMA, freeze_part, model_parts
 from .optimization import NonFiniteGuard, make_scheduler
 from .settings import DATA_SUMMARY_FILE
@@ -24,7 +26,8 @@ from .setup import TrainingSetup
 
 logger = logging.getLogger(__name__)
 
-# (prepared model, batch, generator of all noise) -> loss, metrics to log (those that are None are left out).
+# (prepared model, batch, generator of all noise) -> loss, metrics to log (those that are None are left out). [`LatentWatch`] looks at
+# `latent_mean` and `latent_std`, which only latents with the noise of the prior should have both.
 # For several processes the prepared model is wrapped: only its `forward` may be called. `setup.model` is the unwrapped one.
 ComputeLoss = Callable[[nn.Module, Mapping[str, Tensor], torch.Generator], tuple[Tensor, Mapping[str, Tensor | None]]]
 Evaluate = Callable[[], Mapping[str, float]]
@@ -71,6 +74,7 @@ class TrainingLoop:
         self.ema = PartwiseEMA(parts, self.run.ema_decay)
         self.guard = NonFiniteGuard(self.run.max_nonfinite_steps)
         self.averages = MetricAverager(self.run.total_batch_size)
+        self.latent_watch = LatentWatch(setup.model.config.latent_num_steps)
         self.generator = torch.Generator(device=self.accelerator.device)
         batches = EndlessBatches(loader)
         self.batches = iter(batches)
@@ -141,9 +145,12 @@ class TrainingLoop:
         accelerator.init_trackers(self.setup.name)
         logger.info(f"Steps {self.step} to {run.max_train_steps}, {run.total_batch_size} images each.")
         progress = tqdm(
-            initial=self.step, total=run.max_train_steps, disable=not accelerator.is_main_process, desc="train"
+            initial=self.step,
+            total=run.max_train_steps,
+            disable=not accelerator.is_main_process,
+            bar_format="{bar} {n_fmt}/{total_fmt}, {remaining} left{postfix}",  # leaves 40 of 80 columns to the metrics
         )
-        shown = {"loss": "loss"} | dict(shown or {}) | {"images/s": "images_per_second"}
+        shown = {"loss": "loss"} | dict(shown or {})
         model.train()
         self.averages.restart_clock()
         while self.step < run.max_train_steps:
@@ -152,7 +159,8 @@ class TrainingLoop:
             is_last = self.step == run.max_train_steps
             if is_last or self.step % run.logging_steps == 0:
                 metrics = self.averages.compute(accelerator)
-                progress.set_postfix({short: f"{metrics[key]:.4g}" for short, key in shown.items() if key in metrics})
+                self.latent_watch.watch(metrics, self.step)
+                progress.set_postfix({short: f"{metrics[key]:.3g}" for short, key in shown.items() if key in metrics})
                 rates = {f"{group['name']}_learning_rate": group["lr"] for group in self.optimizer.param_groups}
                 accelerator.log({**metrics, **rates, "nonfinite_steps": self.guard.total}, step=self.step)
             if run.checkpointing_steps and self.step % run.checkpointing_steps == 0:
@@ -166,6 +174,20 @@ class TrainingLoop:
                     accelerator.log(dict(evaluate()), step=self.step)
                 self.averages.restart_clock()
         progress.close()
+
+    def time_steps(self) -> None:
+        """Takes the steps of a dry run, prints their time and memory, and ends the run. Nothing is written. All processes must call it."""
+        accelerator, device = self.accelerator, self.accelerator.device
+        accelerator.print(f"Taking {1 + TIMED_STEPS} steps ...")
+        self.setup.model.train()
+        self.take_step()  # allocates the state of the optimizer, among others
+        self.averages.compute(accelerator)  # waits for the device and restarts the clock
+        for _ in range(TIMED_STEPS):
+            self.take_step()
+        images_per_second = self.averages.compute(accelerator)["images_per_second"]
+        peak = max(gather_object([peak_memory(device)]), key=lambda one: one or 0)
+        accelerator.print(timing_report(self.run, device, images_per_second, peak))
+        self.close()
 
     def close(self) -> None:
         """Ends the run on all processes. `setup.model` and `ema` remain, but training cannot go on."""

@@ -1,10 +1,12 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Metrics of a training run: averaged over steps and processes, and written as JSON lines."""
+"""Metrics of a training run: averaged over steps and processes, watched, and written as JSON lines."""
 
 from __future__ import annotations
 
 import json
+import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,13 @@ from accelerate.tracking import GeneralTracker
 from torch import Tensor
 
 
+logger = logging.getLogger(__name__)
+
 METRICS_FILE = "metrics.jsonl"
+# In a pool of 64 with 64 dimensions, a step's mean and standard deviation are off by 0.016 and 0.011 by chance.
+MAX_LATENT_MEAN = 0.1
+LATENT_STD_RANGE = (0.9, 1.1)
+LATENT_LINES = 5  # in a row: one bad moment is no reason to end a run
 
 
 class MetricAverager:
@@ -56,6 +64,41 @@ class MetricAverager:
         metrics["images_per_second"] = self._steps * self.images_per_step / (time.perf_counter() - self._start)
         self.restart_clock()
         return metrics
+
+
+class LatentWatch:
+    """Warns, once, when the latents of training have left the prior for several lines of metrics in a row.
+
+    A pool has an anchor for each of its latents, all noise is that of the prior, and the flow carries this mixture to the prior. So the
+    latents of a step have mean 0 and standard deviation 1, if the flow is solved well. With too few steps for where the anchors lie, it
+    is not.
+
+    Args:
+        num_steps (`int`): `latent_num_steps` of the model, for the advice.
+    """
+
+    def __init__(self, num_steps: int):
+        self.num_steps = num_steps
+        self.lines_outside = 0
+        self.has_warned = False
+
+    def watch(self, metrics: Mapping[str, float], step: int) -> None:
+        """Looks at the metrics of a line, if `latent_mean` and `latent_std` are among them."""
+        if not {"latent_mean", "latent_std"} <= metrics.keys():
+            return
+        mean, std = metrics["latent_mean"], metrics["latent_std"]
+        low, high = LATENT_STD_RANGE
+        is_inside = abs(mean) <= MAX_LATENT_MEAN and low <= std <= high
+        self.lines_outside = 0 if is_inside else self.lines_outside + 1
+        if self.lines_outside == LATENT_LINES and not self.has_warned:
+            self.has_warned = True
+            logger.warning(
+                f"The latents have left the prior: at step {step} their mean is {mean:.3g} and their standard deviation {std:.3g}, and in "
+                f"{LATENT_LINES} lines of metrics in a row they were outside of -{MAX_LATENT_MEAN}..{MAX_LATENT_MEAN} or {low}..{high}. "
+                "The decoder learns from these latents but generates images from those of the prior. Start again with more steps of the "
+                f"latent flow (`--config_overrides latent_num_steps={2 * self.num_steps}`, {self.num_steps} now) or a lower "
+                "`--encoder_learning_rate`."
+            )
 
 
 class JSONLinesTracker(GeneralTracker):

@@ -3,7 +3,8 @@
 
 A preset is a JSON file with the sections `model` (fields of `LZNConfig`), `data`, `training` and those of the script
 (flags). Its values are defaults, which flags on the command line override. Data on the command line replaces that of the
-preset. `data` may also have `facts`, which a dry run uses instead of the data.
+preset; a preset without data needs some on the command line. `data` may also have `facts`, which a dry run uses instead of
+the data.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def parse_arguments(
         `tuple`: an instance of each dataclass, in their order.
 
     Raises:
-        ValueError: for an unknown flag, preset or field of a preset, a value that is not allowed, or a malformed override.
+        ValueError: for an unknown flag, preset or field of a preset, a value that is not allowed, a malformed override, or if
+            neither the command line nor the preset has data.
     """
     parser = CommandLineParser([PresetArguments, *dataclass_types.values()], description)
     names = ", ".join(sorted(path.stem for path in presets_dir.glob("*.json")))
@@ -81,6 +83,7 @@ def parse_arguments(
     # A saved model brings its own network: the preset's is for random weights.
     model.config = {**({} if model.model_name_or_path else config), **parse_overrides(model.config_overrides)}
     require_finite(model.config)
+    _require_source({**preset["data"], **given}, preset_name)
     if not is_replaced and not set(SOURCE_FLAGS[1:]) & set(given):  # other flags may change what is known of the data
         data.facts = facts
     return parsed
@@ -94,6 +97,14 @@ def _refuse_unknown(values: Mapping[str, Any], known: Sequence[str], preset: str
             )
 
 
+def _require_source(data: Mapping[str, Any], preset: str) -> None:
+    if data.get("dataset_name") is None and data.get("data_dir") is None:
+        raise ValueError(
+            f"`data_dir` is missing: the preset {preset} has no data of its own. Pass `--data_dir FOLDER` with your images, or "
+            "`--dataset_name` with the id of a dataset on the Hub."
+        )
+
+
 def has_same_source(given: Mapping[str, Any], preset: Mapping[str, Any]) -> bool:
     """Returns whether the flags that are given leave the data of a preset as it is.
 
@@ -104,7 +115,7 @@ def has_same_source(given: Mapping[str, Any], preset: Mapping[str, Any]) -> bool
         preset (`Mapping[str, Any]`): the section `data` of the preset.
     """
     dataset_name, data_dir = given.get("dataset_name"), given.get("data_dir")
-    preset_name = preset.get("dataset_name", None if "data_dir" in preset else "digits")
+    preset_name = preset.get("dataset_name")
     if dataset_name not in (None, preset_name):
         return False
     if data_dir is None or dataset_name is not None:
@@ -128,7 +139,7 @@ def default_output_dir(kind: str, data: Mapping[str, Any]) -> str:
 def source_name(data: Mapping[str, Any]) -> str:
     """Returns a short name of the data that the flags `dataset_name` and `data_dir` with these values say, for folders."""
     if data.get("dataset_name") is not None or data.get("data_dir") is None:
-        return (data.get("dataset_name") or "digits").rpartition("/")[2]
+        return (data.get("dataset_name") or "images").rpartition("/")[2]
     folder = Path(data["data_dir"]).resolve()
     return folder.stem if folder.suffix.lower() == ".zip" else folder.name
 

@@ -6,10 +6,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-from torch.nn import Parameter
 
 from ..configuration_lzn import LZNConfig
 from ..data.summary import DataSummary
@@ -176,34 +174,3 @@ def check_last_step(saved: Settings, run: RunArguments, step: int) -> None:
             f"step, so the steps already done would have had other learning rates. Leave it at {planned}, pass `--max_train_steps {step}` "
             "to end at the checkpoint, or start another run (`--output_dir`) from the weights of this one (`--model_name_or_path`)."
         )
-
-
-def dry_run_report(
-    settings: Settings,
-    parts: Mapping[str, Sequence[Parameter]],
-    run: RunArguments,
-    num_processes: int,
-    train_images: int | None,
-) -> str:
-    """Returns the text of a dry run: all settings, the size of each part of the model, and the division into steps.
-
-    Args:
-        settings (`dict`): as of [`resolve_settings`].
-        parts (`Mapping[str, Sequence[Parameter]]`): parameters of each part of the model, as of [`model_parts`].
-        run (`RunArguments`): length and batches.
-        num_processes (`int`): number of processes.
-        train_images (`int`, *optional*): number of training images, if known.
-    """
-    lines = [json.dumps({name: section for name, section in settings.items() if name != "images"}, indent=2)]
-    sizes = {name: sum(parameter.numel() for parameter in parameters) for name, parameters in parts.items()}
-    sizes["total"] = sum(sizes.values())
-    lines += [f"{name + ':':16}{size:>13,} parameters" for name, size in sizes.items()]
-    pool = run.total_batch_size // run.gradient_accumulation_steps
-    lines.append(
-        f"{run.max_train_steps:,} steps x {run.total_batch_size:,} images = {run.gradient_accumulation_steps} anchor pool(s) "
-        f"of {pool:,} images x {num_processes} process(es) x {pool // num_processes:,} images"
-    )
-    if train_images is not None:
-        epochs = run.max_train_steps * run.total_batch_size / train_images
-        lines.append(f"{epochs:.1f} epochs of {train_images:,} training images")
-    return "\n".join(lines)

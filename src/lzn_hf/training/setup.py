@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,16 +24,18 @@ from ..modeling_lzn import LZNModel
 from .arguments import DataArguments, ModelArguments, RunArguments
 from .batches import load_data, make_train_loader, micro_batch_size
 from .checkpoints import check_resume, find_checkpoint
+from .dry_run import dry_run_report
 from .metrics import METRICS_FILE, JSONLinesTracker
 from .models import build_model, model_parts, with_saved_image_shape
 from .processes import start_accelerator
-from .settings import Settings, default_settings, dry_run_report, resolve_settings
+from .settings import Settings, default_settings, resolve_settings
 from .validation import encode_anchors
 
 
 logger = logging.getLogger(__name__)
 
 EVAL_BATCH_SIZE = 256
+MIN_PASSES = 2  # over the training images; a run of fewer is warned about
 
 
 @dataclass
@@ -108,7 +111,8 @@ def set_up_training(
         sections: the script's own argument dataclasses, by the name of their section.
 
     Returns:
-        `TrainingSetup`: what to train, or `None` for a dry run, which has been printed.
+        `TrainingSetup`: what to train. For a dry run, of which settings, sizes and data have been printed, it is what to time, or `None`
+            if only the facts of a preset are known of the data.
 
     Raises:
         ValueError: for settings that do not fit each other or the data. Nothing is written.
@@ -149,22 +153,36 @@ def set_up_training(
         accelerator.print(
             dry_run_report(settings, model_parts(model), run, accelerator.num_processes, facts.get("train_images"))
         )
-        accelerator.print("The data was not looked at: its sizes and labels are those that the preset gives.")
+        accelerator.print(
+            "The data was not looked at: its sizes and labels are those that the preset gives. Without it, no steps were timed."
+        )
         return None
     loader = make_train_loader(data.train, batch_size, accelerator.num_processes, data_args.num_workers)
+    train_images = len(data.train) if isinstance(data.train, Sized) else None
     if run.dry_run:
-        train_images = len(data.train) if isinstance(data.train, Sized) else None
         accelerator.print(dry_run_report(settings, model_parts(model), run, accelerator.num_processes, train_images))
         accelerator.print(data.summary)
-        return None
+    else:
+        logger.info(data.summary)
+    if train_images is not None:
+        _warn_of_few_passes(run, train_images)
     if checkpoint:
         defaults = default_settings(data=data_args, training=run, **sections)
         check_resume(checkpoint, run, settings, defaults)
-    hub_model_id = create_hub_repo(accelerator, run) if run.push_to_hub else None
-    logger.info(data.summary)
+    hub_model_id = create_hub_repo(accelerator, run) if run.push_to_hub and not run.dry_run else None
     return TrainingSetup(
         name, run, data_args, accelerator, tracker, data, model, loader, settings, checkpoint, hub_model_id
     )
+
+
+def _warn_of_few_passes(run: RunArguments, train_images: int) -> None:
+    seen, wanted = run.max_train_steps * run.total_batch_size, MIN_PASSES * train_images
+    if seen < wanted:
+        logger.warning(
+            f"The run ends after {seen / train_images:.2g} passes over the {train_images:,} training images: {run.max_train_steps:,} steps "
+            f"of {run.total_batch_size:,} images. Few models learn much from seeing each image less than {MIN_PASSES} times: pass "
+            f"`--max_train_steps {math.ceil(wanted / run.total_batch_size)}` or more."
+        )
 
 
 def create_hub_repo(accelerator: Accelerator, run: RunArguments) -> str:
