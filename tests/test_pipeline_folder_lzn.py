@@ -15,12 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    PipelineQuantizationConfig,
+    UniPCMultistepScheduler,
+)
 from helpers.pipelines import NAMES, generate, make_pipeline
 from PIL import Image
+from transformers import AutoModel, QuantoConfig
 
 import lzn_hf
 from lzn_hf import LZNForImageClassification, LZNModel, LZNPipeline
+from lzn_hf.pipeline_folder_lzn import _load_variant
 from lzn_hf.sampling_lzn import default_scheduler
 
 
@@ -222,3 +229,128 @@ def test_folder_of_a_model_without_latents(tmp_path):
     assert torch.equal(generate(loaded, num_images_per_label=3), generate(pipe, num_images_per_label=3))
     images = torch.rand(2, 1, 8, 8)
     assert torch.equal(loaded.invert(images).noise, pipe.invert(images).noise)
+
+
+def weights_of(model: LZNModel) -> torch.Tensor:
+    """All weights and buffers in one row."""
+    return torch.cat([weight.flatten() for weight in model.state_dict().values()])
+
+
+SHARDED = {"max_shard_size": "20KB"}  # 18 files
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [
+        ({"variant": "ema"}, {"model.ema.safetensors"}),
+        (SHARDED, {"model-00001-of-00018.safetensors", "model.safetensors.index.json"}),
+        ({"variant": "ema", **SHARDED}, {"model.ema-00001-of-00018.safetensors", "model.safetensors.index.ema.json"}),
+    ],
+)
+def test_variants_and_shards_open_again(pipe, images, tmp_path, arguments, files):
+    pipe.save_pretrained(tmp_path, **arguments)
+    found = {path.name for path in tmp_path.iterdir()}
+    assert files <= found and "model.safetensors" not in found
+    chosen = {name: value for name, value in arguments.items() if name == "variant"}
+    loaded = LZNPipeline.from_pretrained(tmp_path, **chosen)
+    assert torch.equal(weights_of(loaded.model), weights_of(pipe.model)) and loaded.classify(images) == pipe.classify(
+        images
+    )
+    assert loaded.name_or_path == tmp_path
+    assert torch.equal(weights_of(AutoModel.from_pretrained(tmp_path, **chosen)), weights_of(pipe.model))
+    assert ('variant="ema"' in (tmp_path / "README.md").read_text()) == bool(chosen)
+
+
+def test_variants_live_side_by_side(pipe, tmp_path):
+    """Saving one leaves the files of the others alone, whole or in shards, and nothing old of its own."""
+    expected = {}
+    saves = [(None, {}), ("ema", SHARDED), ("raw", {}), (None, SHARDED), ("ema", {}), ("raw", SHARDED), (None, {})]
+    for number, (variant, arguments) in enumerate(saves):
+        changed = LZNPipeline.from_model(copy.deepcopy(pipe.model))
+        with torch.no_grad():
+            next(changed.model.parameters()).fill_(number)
+        changed.save_pretrained(tmp_path, variant=variant, **arguments)
+        expected[variant] = weights_of(changed.model)
+        for name, weights in expected.items():
+            assert torch.equal(weights_of(LZNPipeline.from_pretrained(tmp_path, variant=name).model), weights), name
+    whole, shards = (
+        {"model.safetensors", "model.ema.safetensors"},
+        {f"model.raw-{i:05}-of-00018.safetensors" for i in range(1, 19)},
+    )
+    expected_files = FILES | whole | shards | {"model.safetensors.index.raw.json"}
+    assert {path.name for path in tmp_path.iterdir()} == expected_files
+
+
+def test_components_of_a_variant(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path, variant="ema")
+    with pytest.raises(FileNotFoundError, match=r"lacks model.safetensors. It has the variants ema: pass one as"):
+        LZNPipeline.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"`variant` must be one of .*, which has ema, got 'fp16'"):
+        LZNPipeline.from_pretrained(tmp_path, variant="fp16")
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    loaded = LZNPipeline.from_pretrained(
+        tmp_path, variant="ema", scheduler=scheduler, dtype=torch.float64, device_map="cpu"
+    )
+    assert loaded.scheduler is scheduler and loaded.dtype == torch.float64 and loaded.hf_device_map == "cpu"
+    assert _load_variant(tmp_path, "ema", {"device_map": "meta"}).device.type == "meta"
+    for name in ("dtype", "torch_dtype"):
+        loaded = LZNPipeline.from_pretrained(tmp_path, variant="ema", model=None, **{name: {"model": torch.bfloat16}})
+        assert loaded.dtype == torch.bfloat16
+    for variant in ("ema", "fp16", None):  # the weights are those of the model
+        assert LZNPipeline.from_pretrained(tmp_path, variant=variant, model=pipe.model).model is pipe.model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"use_safetensors": False},
+            "`use_safetensors` must be True, got False: .* nothing is ever pickled or unpickled",
+        ),
+        ({"variant": "e.ma"}, "`variant` must be of letters, digits, '_' and '-', such as 'fp16', got 'e.ma'"),
+        ({"variant": "ema", "device_map": "balanced"}, "`device_map` must not be 'balanced' with a `variant`"),
+        (
+            {
+                "variant": "ema",
+                "quantization_config": PipelineQuantizationConfig(quant_mapping={"model": QuantoConfig()}),
+            },
+            "`quantization_config` must not be .* with a `variant`",
+        ),
+    ],
+)
+def test_what_is_not_loaded(pipe, tmp_path, arguments, message):
+    pipe.save_pretrained(tmp_path)
+    pipe.save_pretrained(tmp_path, variant="ema")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(ValueError, match=message):
+        LZNPipeline.from_pretrained(tmp_path, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"safe_serialization": False},
+            "`safe_serialization` must be True, got False: .* nothing is ever pickled or unpickled",
+        ),
+        ({"use_flashpack": True}, "`use_flashpack` must be False, got True"),
+        ({"variant": "a/b"}, "`variant` must be of letters, digits, '_' and '-', such as 'fp16', got 'a/b'"),
+        ({"variant": 16}, "`variant` must be of letters, digits, '_' and '-', such as 'fp16', got 16"),
+        ({"privat": True}, "`kwargs` may hold repo_id, commit_message, private, token, create_pr, got privat"),
+    ],
+)
+def test_what_is_not_saved(pipe, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipe.save_pretrained(tmp_path / "new", **arguments)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_not_pushed(pipe):
+    for arguments, message in (
+        ({"safe_serialization": False}, "`safe_serialization` must be True"),
+        ({"variant": ""}, "`variant` must"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipe.push_to_hub("me/model", **arguments)
+    with pytest.raises(ValueError, match="`use_safetensors` must be True"):
+        LZNPipeline.download("me/model", use_safetensors=False)

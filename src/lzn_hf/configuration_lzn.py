@@ -2,6 +2,7 @@
 """Configuration of Latent Zoning Network models."""
 
 import logging
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -157,7 +158,7 @@ class LZNConfig(PreTrainedConfig):
         self._check()
 
     @classmethod
-    def from_dict(cls, config_dict, **kwargs):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         # transformers would set the arguments of `from_pretrained` on the finished configuration, past all checks.
         changes = {name: kwargs.pop(name) for name in (*cls.__annotations__, "problem_type") if name in kwargs}
         labels = {name: kwargs.pop(name) for name in LABEL_FIELDS if name in kwargs}
@@ -185,7 +186,7 @@ class LZNConfig(PreTrainedConfig):
         """The width of the decoder's latents: 0 for a model without image encoder."""
         return 0 if self.encoder_type is None else self.latent_dim
 
-    def to_diff_dict(self):
+    def to_diff_dict(self) -> dict[str, Any]:
         # transformers leaves out `id2label` when it is its own default of two labels, which is not ours.
         return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
 

@@ -89,9 +89,9 @@ def timestep_embedding(timesteps: torch.Tensor, dim: int) -> torch.Tensor:
 class GroupNormSiLU(nn.GroupNorm):
     """silu(group_norm(x)), in one buffer where no gradients are needed: fresh memory costs a CPU as much as the arithmetic."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """`(B, C, H, W)` -> `(B, C, H, W)`."""
-        return F.silu(super().forward(x), inplace=not torch.is_grad_enabled())
+        return F.silu(super().forward(input), inplace=not torch.is_grad_enabled())
 
 
 def group_norm(channels: int, activation: bool = False) -> nn.GroupNorm:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import CommitInfo, ModelCard, ModelCardData, create_repo, file_exists
 
@@ -17,12 +19,20 @@ from .modeling_lzn import LZNModel
 from .sampling_lzn import FlowScheduler
 
 
-# The files of each component, flat in one folder; a component that the caller passes needs none.
-MODEL_FILES = {
-    "model": ("config.json", "model.safetensors"),
-    "scheduler": ("scheduler_config.json",),
-    "image_processor": ("preprocessor_config.json",),
+# The files of each component beside the weights, flat in one folder; a component that the caller passes needs none.
+CONFIG_FILES = {
+    "model": "config.json",
+    "scheduler": "scheduler_config.json",
+    "image_processor": "preprocessor_config.json",
 }
+# What a save may be told about its upload, as in diffusers.
+UPLOAD_ARGUMENTS = ("repo_id", "commit_message", "private", "token", "create_pr")
+# What diffusers passes on to a model that it loads, beside its dtype.
+MODEL_ARGUMENTS = ("device_map", "max_memory", "offload_folder", "use_safetensors", "low_cpu_mem_usage")
+# The weights of a variant, whole or a shard, and the index of shards, as transformers names them.
+WEIGHTS = re.compile(
+    r"model(?:\.([\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index(?:\.([\w-]+))?\.json"
+)
 
 Pipeline = TypeVar("Pipeline", bound="FlatFolderPipeline")
 
@@ -39,60 +49,92 @@ class FlatFolderPipeline(DiffusionPipeline):
         """Loads a folder or a repository of the Hub; see `DiffusionPipeline.from_pretrained` for the arguments.
 
         Raises:
-            FileNotFoundError: if the folder lacks a file, naming it.
+            ValueError: if there are no weights of the `variant`, for `use_safetensors=False`, and for a `variant` along with a
+                `quantization_config` or `device_map="balanced"`.
+            FileNotFoundError: if another file is missing, naming it.
         """
-        if os.path.isdir(pretrained_model_name_or_path):
-            _check_model_folder(pretrained_model_name_or_path, kwargs, pretrained_model_name_or_path)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        _check_format(use_safetensors=kwargs.get("use_safetensors"))
+        variant = kwargs.pop("variant", None)
+        if kwargs.get("model") is not None:
+            variant = None
+        name = folder = pretrained_model_name_or_path
+        if variant is not None:
+            _check_variant_arguments(variant, kwargs)
+            if not os.path.isdir(name):
+                folder = cls.download(name, variant=variant, **kwargs)
+        if os.path.isdir(folder):
+            _check_model_folder(folder, kwargs, name, variant)
+        if variant is None:
+            return super().from_pretrained(folder, **kwargs)
+        # diffusers looks for variants in the subfolders of components only.
+        kwargs["model"] = _load_variant(folder, variant, kwargs)
+        pipe = super().from_pretrained(folder, **kwargs)
+        pipe.register_to_config(_name_or_path=name)
+        return pipe
 
     @classmethod
     def download(cls, pretrained_model_name: str | os.PathLike, **kwargs) -> str | os.PathLike:
-        """Downloads a repository and checks that no file is missing; see `DiffusionPipeline.download`."""
+        """Downloads a repository and checks that no file is missing; see `DiffusionPipeline.download`.
+
+        Raises:
+            ValueError: if there are no weights of the `variant`, and for `use_safetensors=False`.
+            FileNotFoundError: if another file is missing, naming it.
+        """
+        _check_format(use_safetensors=kwargs.get("use_safetensors"))
         folder = super().download(pretrained_model_name, **kwargs)
-        _check_model_folder(folder, kwargs, pretrained_model_name)
+        _check_model_folder(folder, kwargs, pretrained_model_name, kwargs.get("variant"))
         return folder
 
-    def save_pretrained(  # type: ignore[override]  # one flat folder has no variants
+    def save_pretrained(
         self,
         save_directory: str | os.PathLike,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
         push_to_hub: bool = False,
-        *,
-        repo_id: str | None = None,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        create_pr: bool = False,
+        use_flashpack: bool = False,
+        **kwargs,
     ) -> CommitInfo | None:
         """Saves all components flat in one folder, which transformers' auto classes and pipelines open, too.
 
         Args:
             save_directory (`str` or `os.PathLike`): the folder. A `README.md` in it is kept; without one a short card is written.
+            safe_serialization (`bool`, *optional*, defaults to `True`): must be `True`, as weights are never pickled.
+            variant (`str`, *optional*): a name for these weights, `model.<variant>.safetensors`; those of other variants stay beside
+                them. Loading takes the same `variant`. `config.json` holds one dtype for all, that of the last save: pass another
+                as `dtype`.
+            max_shard_size (`int` or `str`, *optional*): the largest file of weights, in bytes or as `"5GB"`; larger weights are split.
+                Defaults to that of transformers.
             push_to_hub (`bool`, *optional*, defaults to `False`): whether to upload the folder, too.
-            repo_id (`str`, *optional*): the repository; defaults to the name of the folder in the user's namespace.
-            commit_message, private, token, create_pr (*optional*): see `huggingface_hub.create_repo` and `upload_folder`.
+            use_flashpack (`bool`, *optional*, defaults to `False`): must be `False`, as models of transformers lack this format.
+            kwargs (*optional*): of the upload: `repo_id` (by default the name of the folder in the user's namespace),
+                `commit_message`, `private`, `token`, `create_pr`, see `huggingface_hub.create_repo` and `upload_folder`.
 
         Returns:
             `CommitInfo`, *optional*: the commit, if the folder was uploaded.
 
         Raises:
-            ValueError: if `save_directory` is a file.
+            ValueError: if `save_directory` is a file, for another format or an unusable `variant`, and for other keyword arguments.
         """
-        save_directory = os.fspath(save_directory)
+        if unknown := sorted(set(kwargs) - set(UPLOAD_ARGUMENTS)):  # a mistyped `private` must not publish
+            raise ValueError(f"`kwargs` may hold {', '.join(UPLOAD_ARGUMENTS)}, got {', '.join(unknown)}.")
         if os.path.isfile(save_directory):
-            raise ValueError(f"`save_directory` must be a folder, got the file {save_directory!r}.")
+            raise ValueError(f"`save_directory` must be a folder, got the file {os.fspath(save_directory)!r}.")
+        _check_format(safe_serialization=safe_serialization, use_flashpack=use_flashpack)
+        _check_variant(variant)
+        repo_id, token = kwargs.get("repo_id"), kwargs.get("token")
         hub_id = None
         if push_to_hub:
             name = repo_id or os.path.basename(os.path.abspath(save_directory))
-            hub_id = create_repo(name, exist_ok=True, private=private, token=token).repo_id
-        for component in (self.model, self.scheduler, self.image_processor):
-            component.save_pretrained(save_directory)
-        self.save_config(save_directory)
+            hub_id = create_repo(name, exist_ok=True, private=kwargs.get("private"), token=token).repo_id
+        self._save_components(save_directory, variant, max_shard_size)
         card_path = os.path.join(save_directory, "README.md")
         if not os.path.isfile(card_path) and not (hub_id and file_exists(hub_id, "README.md", token=token)):
-            self._model_card(hub_id or repo_id or "path/to/this/folder").save(card_path)
+            self._model_card(hub_id or repo_id or "path/to/this/folder", variant).save(card_path)
         if hub_id is None:
             return None
-        return self._upload_folder(save_directory, hub_id, token, commit_message, create_pr)  # type: ignore[arg-type]
+        commit_message, create_pr = kwargs.get("commit_message"), kwargs.get("create_pr", False)
+        return self._upload_folder(save_directory, hub_id, token, commit_message, create_pr)
 
     def to_json_string(self) -> str:
         """Returns the content of model_index.json, without the folder that this pipeline was loaded from."""
@@ -100,34 +142,143 @@ class FlatFolderPipeline(DiffusionPipeline):
         config.pop("_name_or_path", None)
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
-    def push_to_hub(self, repo_id: str, **kwargs) -> CommitInfo | None:  # type: ignore[override]
-        """Uploads the pipeline to the Hub; keyword arguments as in `save_pretrained`."""
-        with tempfile.TemporaryDirectory() as folder:
-            return self.save_pretrained(folder, push_to_hub=True, repo_id=repo_id, **kwargs)
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        subfolder: str | None = None,
+    ) -> CommitInfo:
+        """Uploads the pipeline to the Hub.
 
-    def _model_card(self, location: str) -> ModelCard:
+        Args:
+            repo_id (`str`): the repository, made if there is none.
+            commit_message, private, token, create_pr (*optional*): see `huggingface_hub.create_repo` and `upload_folder`.
+            safe_serialization, variant (*optional*): see `save_pretrained`.
+            subfolder (`str`, *optional*): a folder of the repository for the files, without a card. The auto classes of transformers
+                load from there with the same argument; diffusers only loads from the root.
+
+        Returns:
+            `CommitInfo`: the commit.
+
+        Raises:
+            ValueError: for another format and for an unusable `variant`.
+        """
+        _check_format(safe_serialization=safe_serialization)
+        _check_variant(variant)
+        hub_id = create_repo(repo_id, exist_ok=True, private=private, token=token).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self._save_components(folder, variant)
+            if not subfolder and not file_exists(hub_id, "README.md", token=token):
+                self._model_card(hub_id, variant).save(os.path.join(folder, "README.md"))
+            return self._upload_folder(folder, hub_id, token, commit_message, create_pr, subfolder)
+
+    def _save_components(
+        self, folder: str | os.PathLike, variant: str | None, max_shard_size: int | str | None = None
+    ) -> None:
+        os.makedirs(folder, exist_ok=True)
+        sharding: dict[str, Any] = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+        # In place, transformers would delete the shards of other variants, and leave a whole file that it loads instead of new shards.
+        with tempfile.TemporaryDirectory(dir=folder) as fresh:
+            self.model.save_pretrained(fresh, variant=variant, **sharding)
+            for name in _weights_by_variant(folder).get(variant, []):
+                os.remove(os.path.join(folder, name))
+            for name in os.listdir(fresh):
+                os.replace(os.path.join(fresh, name), os.path.join(folder, name))
+        self.scheduler.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
+        self.save_config(folder)
+
+    def _model_card(self, location: str, variant: str | None) -> ModelCard:
         tags = ["latent-zoning-network", "image-generation", "image-feature-extraction"]
         metadata = ModelCardData(library_name="lzn_hf", tags=tags).to_yaml()
+        arguments = f'"{location}"' if variant is None else f'"{location}", variant="{variant}"'
         return ModelCard(
             f"---\n{metadata}\n---\n\n# Latent Zoning Network\n\nA model of [Latent Zoning Networks]"
             "(https://arxiv.org/abs/2509.15591): one latent space that generates, embeds and classifies images.\n\n"
-            f'```py\nfrom lzn_hf import LZNPipeline\n\npipe = LZNPipeline.from_pretrained("{location}")\n'
+            f"```py\nfrom lzn_hf import LZNPipeline\n\npipe = LZNPipeline.from_pretrained({arguments})\n"
             "image = pipe().images[0]\nembedding = pipe.embed(image)\n```\n"
         )
 
 
-def _check_model_folder(folder: str | os.PathLike, components: Mapping[str, object], name: str | os.PathLike) -> None:
-    """Raises a `FileNotFoundError` that names the files a folder lacks; `components` are those that need none."""
-    wanted = [file for part, files in MODEL_FILES.items() if components.get(part) is None for file in files]
-    found = set(os.listdir(folder))
-    if "model.safetensors.index.json" in found:
-        found.add("model.safetensors")
-    missing = [file for file in ["model_index.json", *wanted] if file not in found]
-    if missing:
-        raise FileNotFoundError(
-            f"{os.fspath(name)!r} lacks {', '.join(missing)}. Save the whole pipeline with `LZNPipeline.save_pretrained`; a "
-            "model alone, saved without it, loads as `LZNPipeline.from_model(LZNModel.from_pretrained(...))`."
+def _weights_by_variant(folder: str | os.PathLike) -> dict[str | None, list[str]]:
+    """Returns the names of the files of weights in a folder by variant, `None` for the weights without."""
+    files: dict[str | None, list[str]] = {}
+    for name in os.listdir(folder):
+        if match := WEIGHTS.fullmatch(name):
+            files.setdefault(match[1] or match[2], []).append(name)
+    return files
+
+
+def _check_format(
+    *, safe_serialization: bool = True, use_safetensors: bool | None = None, use_flashpack: bool = False
+) -> None:
+    """Raises a `ValueError` for arguments of diffusers that ask for other weights than safetensors."""
+    for name, value in (("safe_serialization", safe_serialization), ("use_safetensors", use_safetensors)):
+        if value is not None and not value:
+            raise ValueError(
+                f"`{name}` must be True, got {value!r}: weights are safetensors, as nothing is ever pickled or unpickled."
+            )
+    if use_flashpack:
+        raise ValueError(
+            f"`use_flashpack` must be False, got {use_flashpack!r}: models of transformers lack this format."
         )
+
+
+def _check_variant(variant: str | None) -> None:
+    """Raises a `ValueError` unless `variant` fits into the name of a file that both libraries recognise."""
+    if variant is not None and not (isinstance(variant, str) and re.fullmatch(r"[\w-]+", variant)):
+        raise ValueError(f"`variant` must be of letters, digits, '_' and '-', such as 'fp16', got {variant!r}.")
+
+
+def _check_variant_arguments(variant: str, arguments: Mapping[str, Any]) -> None:
+    """Raises a `ValueError` for what `_load_variant` cannot do."""
+    _check_variant(variant)
+    quantized, balanced = arguments.get("quantization_config") is not None, arguments.get("device_map") == "balanced"
+    for name, is_unsupported in (("quantization_config", quantized), ("device_map", balanced)):
+        if is_unsupported:
+            raise ValueError(
+                f"`{name}` must not be {arguments[name]!r} with a `variant`. Load the model by itself and pass it as `model`: "
+                f"`LZNModel.from_pretrained(folder, variant={variant!r}, ...)`."
+            )
+
+
+def _load_variant(folder: str | os.PathLike, variant: str, arguments: Mapping[str, Any]) -> LZNModel:
+    """Loads the model of a folder as diffusers does, given the arguments of `DiffusionPipeline.from_pretrained`."""
+    dtype = arguments.get("torch_dtype") if arguments.get("dtype") is None else arguments["dtype"]
+    if isinstance(dtype, dict):
+        dtype = dtype.get("model", dtype.get("default", torch.float32))
+    passed = {name: arguments[name] for name in MODEL_ARGUMENTS if name in arguments}
+    return LZNModel.from_pretrained(folder, variant=variant, dtype=dtype, **passed)
+
+
+def _check_model_folder(
+    folder: str | os.PathLike, components: Mapping[str, object], name: str | os.PathLike, variant: str | None
+) -> None:
+    """Raises an error unless a folder has the weights of `variant` and all other files; `components` are those that need none."""
+    found, weights = set(os.listdir(folder)), _weights_by_variant(folder)
+    has_weights = components.get("model") is not None or variant in weights
+    variants = ", ".join(sorted(filter(None, weights)))
+    if variant is not None and not has_weights:
+        raise ValueError(
+            f"`variant` must be one of {os.fspath(name)!r}, which has {variants or 'none'}, got {variant!r}."
+        )
+    wanted = [file for part, file in CONFIG_FILES.items() if components.get(part) is None]
+    missing = [file for file in ["model_index.json", *wanted] if file not in found]
+    if not has_weights:
+        missing.append("model.safetensors")
+    if missing:
+        remedy = (
+            f"It has the variants {variants}: pass one as `variant`."
+            if missing == ["model.safetensors"] and variants
+            else "Save the whole pipeline with `LZNPipeline.save_pretrained`; a model alone, saved without it, loads as "
+            "`LZNPipeline.from_model(LZNModel.from_pretrained(...))`."
+        )
+        raise FileNotFoundError(f"{os.fspath(name)!r} lacks {', '.join(missing)}. {remedy}")
 
 
 __all__ = ["FlatFolderPipeline"]

@@ -1,0 +1,119 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Pipelines on the Hub: what is uploaded, how, and that it opens again. The Hub is one of the loopback interface."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.hub import LocalHub, local_hub
+from helpers.pipelines import make_pipeline
+
+import lzn_hf
+
+
+SHARE = """
+import sys
+from lzn_hf import LZNPipeline
+
+pipe = LZNPipeline.from_pretrained(sys.argv[1])
+pipe.save_pretrained("first", True)
+pipe.save_pretrained("first", push_to_hub=True)
+commit = pipe.save_pretrained(
+    "second", variant="half", max_shard_size="20KB", push_to_hub=True, repo_id="me/named", commit_message="Say why", private=True,
+    token="hf_mine", create_pr=True,
+)
+print("COMMIT", commit.oid)
+pipe.push_to_hub("pushed")
+pipe.push_to_hub("me/parts", "In a folder", True, None, False, True, "half", "inner")
+"""
+OPEN = """
+import os
+import torch
+from transformers import AutoModel
+from lzn_hf import LZNPipeline
+
+expected = LZNPipeline.from_pretrained("first").model.state_dict()
+
+
+def check(model):
+    assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
+
+
+pipe = LZNPipeline.from_pretrained("me/named", variant="half")
+check(pipe.model)
+assert pipe.name_or_path == "me/named"
+check(AutoModel.from_pretrained("me/named", variant="half"))
+check(LZNPipeline.from_pretrained("me/pushed").model)
+check(AutoModel.from_pretrained("me/parts", subfolder="inner", variant="half"))
+for name, variant in (("me/named", None), ("me/named", "other"), ("me/first", "half")):
+    try:
+        LZNPipeline.from_pretrained(name, variant=variant)
+    except (FileNotFoundError, ValueError) as error:
+        print("REFUSED", type(error).__name__, error)
+folder = LZNPipeline.download("me/named", variant="half")
+print("DOWNLOADED", sorted(name for name in os.listdir(folder) if name.endswith(".json")))
+"""
+
+
+def run_with_hub(code: str, hub: LocalHub, folder: Path, *arguments: Path) -> str:
+    """Runs a script with a Hub, in a process of its own because huggingface_hub reads the address when it is imported."""
+    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_default", "NO_PROXY": "127.0.0.1"}
+    source = str(Path(lzn_hf.__file__).parents[1])
+    env = {**os.environ, **settings, "HF_HOME": str(folder / "cache"), "PYTHONPATH": source}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    run = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """The Hub after some uploads, the folder in which they were made, and what the script said."""
+    folder = tmp_path_factory.mktemp("hub")
+    make_pipeline().save_pretrained(folder / "model")
+    with local_hub() as hub:
+        yield hub, folder, run_with_hub(SHARE, hub, folder, folder / "model")
+
+
+def test_nothing_is_uploaded_unasked(shared):
+    """The second positional argument is `safe_serialization`, as in diffusers."""
+    hub, folder, _ = shared
+    assert set(hub.repositories) == {"me/first", "me/named", "me/pushed", "me/parts"}
+    assert len(hub.repositories["me/first"].messages) == 1
+    assert set(hub.repositories["me/first"].files) == {path.name for path in (folder / "first").iterdir()}
+
+
+def test_arguments_of_the_upload(shared):
+    hub, _, said = shared
+    first, named, pushed = (hub.repositories[f"me/{name}"] for name in ("first", "named", "pushed"))
+    assert (first.messages, first.private, first.pull_requests) == (["Upload LZNPipeline"], False, 0)
+    assert (named.messages, named.private, named.pull_requests) == (["Say why"], True, 1)
+    assert (pushed.messages, pushed.private) == (["Upload LZNPipeline"], False)
+    assert (hub.repositories["me/parts"].messages, hub.repositories["me/parts"].private) == (["In a folder"], True)
+    assert hub.tokens == {"hf_default", "hf_mine"} and "COMMIT cccc" in said
+
+
+def test_files_of_the_upload(shared):
+    hub, _, _ = shared
+    pushed, parts, named = (hub.repositories[f"me/{name}"].files for name in ("pushed", "parts", "named"))
+    assert {"model.safetensors", "README.md"} <= set(pushed) and b'from_pretrained("me/pushed")' in pushed["README.md"]
+    assert "inner/model.half.safetensors" in parts and all(name.startswith("inner/") for name in parts)
+    assert "inner/README.md" not in parts
+    assert "model.safetensors.index.half.json" in named and "model.safetensors" not in named
+    assert b'from_pretrained("me/named", variant="half")' in named["README.md"]
+
+
+def test_uploads_open_again(shared):
+    hub, folder, _ = shared
+    said = run_with_hub(OPEN, hub, folder).splitlines()
+    refused = [line for line in said if line.startswith("REFUSED")]
+    assert "REFUSED FileNotFoundError 'me/named' lacks model.safetensors. It has the variants half" in refused[0]
+    assert (
+        all(line.startswith("REFUSED ValueError") and "variant" in line for line in refused[1:]) and len(refused) == 3
+    )
+    (downloaded,) = (line for line in said if line.startswith("DOWNLOADED"))
+    assert "model.safetensors.index.half.json" in downloaded and "preprocessor_config.json" in downloaded
