@@ -168,3 +168,13 @@ def test_a_rectified_flow_keeps_the_labels_that_it_knows():
     with torch.no_grad():
         expected = old.predict_velocity(x, 0.3, labels=torch.tensor([2, 0]))
         torch.testing.assert_close(new.predict_velocity(x, 0.3, labels=torch.tensor([0, 1])), expected)
+
+
+def test_a_pipeline_embeds_as_anchors_and_features_by_name(images):
+    pipe = LZNPipeline.from_model(with_references(tiny_config(), images))
+    with torch.no_grad():
+        features, anchors = pipe.model.encoder(images)
+    for kind, expected in (("features", features), ("anchors", anchors), ("embeddings", anchors)):
+        torch.testing.assert_close(pipe.embed({"pixel_values": images}, kind=kind), expected)
+    with pytest.raises(ValueError, match="`kind` must be .*got 'pixels'"):
+        pipe.embed({"pixel_values": images}, kind="pixels")
