@@ -32,6 +32,7 @@ EXTRAS_ONLY = {
     "evaluate",
     "matplotlib",
     "pandas",
+    "peft",
     "pyarrow",
     "pytest",
     "scipy",
