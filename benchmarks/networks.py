@@ -34,7 +34,8 @@ from common import ROOT, Row, median_times, peak_memory, row, run_benchmark
 from torch import Tensor, nn
 
 from lzn_hf import LZNConfig, layers_ncsnpp
-from lzn_hf.layers_ncsnpp import AttentionBlock, GroupNormSiLU, ScaledConv2d, ScaledLinear
+from lzn_hf.layers_ncsnpp import AttentionBlock, GroupNormSiLU
+from lzn_hf.layers_scaled import ScaledConv2d, ScaledLinear
 from lzn_hf.networks_lzn import DECODER_ARGUMENTS
 from lzn_hf.networks_ncsnpp import NCSNppDecoder
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lzn_hf import LZNForImageClassification, LZNModel, latent_zones
 from lzn_hf.distributed_lzn import log_label_frequencies
-from lzn_hf.layers_ncsnpp import ScaledConv2d, ScaledLinear
+from lzn_hf.layers_scaled import ScaledConv2d, ScaledLinear
 from lzn_hf.losses_lzn import draw_noise, reconstruction_loss
 from lzn_hf.modeling_lzn import evaluation_mode
 

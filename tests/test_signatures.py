@@ -1,5 +1,6 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""A method that overrides one of a library can be called as that one: same parameters, in the same order, with the same defaults."""
+"""What overrides a method of a library, or the constructor of a layer of PyTorch, can be called as that one: the parameters are the same, in
+the same order, with the same defaults."""
 
 from __future__ import annotations
 
@@ -9,25 +10,40 @@ import pkgutil
 from collections.abc import Callable, Iterator
 
 import pytest
-import torch
 from diffusers import DiffusionPipeline
+from torch import nn
 
 import lzn_hf
 
 
-def overrides() -> Iterator[tuple[type, str, type]]:
-    """Each class of the package with the name of a public method that overrides one of a base, and this base."""
+LAYERS = (nn.Conv2d, nn.Linear, nn.GroupNorm)
+
+
+def public_classes() -> Iterator[type]:
+    """Each class that a module of the package defines."""
     names = [module.name for module in pkgutil.walk_packages(lzn_hf.__path__, "lzn_hf.")]
     for module in map(importlib.import_module, names):
         for cls in vars(module).values():
-            if not inspect.isclass(cls) or cls.__module__ != module.__name__ or cls.__name__.startswith("_"):
-                continue
-            for name in vars(cls):
-                base = next((base for base in cls.__mro__[1:] if name in vars(base)), None)
-                is_public = not name.startswith("_") and inspect.isroutine(getattr(cls, name))
-                # `nn.Module.forward(*input)` says nothing about the arguments of its overrides.
-                if is_public and base is not None and (base, name) != (torch.nn.Module, "forward"):
-                    yield cls, name, base
+            if inspect.isclass(cls) and cls.__module__ == module.__name__ and not cls.__name__.startswith("_"):
+                yield cls
+
+
+def overrides() -> Iterator[tuple[type, str, type]]:
+    """Each class with the name of a public method that overrides one of a base, and this base."""
+    for cls in public_classes():
+        for name in vars(cls):
+            base = next((base for base in cls.__mro__[1:] if name in vars(base)), None)
+            is_public = not name.startswith("_") and inspect.isroutine(getattr(cls, name))
+            # `nn.Module.forward(*input)` says nothing about the arguments of its overrides.
+            if is_public and base is not None and (base, name) != (nn.Module, "forward"):
+                yield cls, name, base
+
+
+def layers() -> Iterator[tuple[type, type]]:
+    """Each layer of the package and the layer of PyTorch that it is."""
+    for cls in public_classes():
+        if issubclass(cls, LAYERS):
+            yield cls, next(base for base in LAYERS if issubclass(cls, base))
 
 
 def differences(override: Callable, base: Callable) -> list[str]:
@@ -48,6 +64,12 @@ def test_overrides_can_be_called_as_their_base(cls, name, base):
     assert not differences(getattr(cls, name), getattr(base, name))
 
 
+@pytest.mark.parametrize(("cls", "base"), list(layers()), ids=lambda cls: cls.__name__)
+def test_layers_are_built_as_those_of_pytorch(cls, base):
+    """Adapters and quantisation build `type(layer)(in_channels, out_channels, kernel_size, stride=..., padding=..., ...)`."""
+    assert not differences(cls, base)
+
+
 def test_the_overrides_are_found():
     found = {(cls.__name__, name) for cls, name, _ in overrides()}
     assert found >= {
@@ -59,6 +81,8 @@ def test_the_overrides_are_found():
         *((("LZNImageProcessor", name)) for name in ("from_dict", "process_image")),
         ("GroupNormSiLU", "forward"),
     }
+    names = {cls.__name__ for cls, _ in layers()}
+    assert names >= {"ScaledConv2d", "ScaledLinear", "HeConv2d", "ZeroGroupNorm", "GroupNormSiLU"}
 
 
 def test_what_makes_an_override_bad():

@@ -32,12 +32,12 @@ from lzn_hf.layers_ncsnpp import (
     FourierEmbedding,
     InputSkip,
     ResidualBlock,
-    ScaledLinear,
     downsample,
     group_norm,
     timestep_embedding,
     upsample,
 )
+from lzn_hf.layers_scaled import ScaledLinear
 from lzn_hf.networks_resnet import Bottleneck, ProjectionHead
 from lzn_hf.training.models import PartwiseEMA
 

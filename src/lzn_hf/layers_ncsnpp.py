@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .layers_scaled import TINY_INIT_SCALE, ScaledConv2d, ScaledLinear
+
 
 SKIP_SCALE = 1 / math.sqrt(2)  # a sum of two unit-variance branches has unit variance again
-TINY_INIT_SCALE = 1e-10  # variance scale of layers that should start at zero: their gradients stay alive
 
 
 def check_at_least(minimum: int, **arguments: int) -> None:
@@ -104,41 +105,6 @@ def group_norm(channels: int, activation: bool = False) -> nn.GroupNorm:
             "that is a multiple of 4, or of 32 where layers have 128 channels and more."
         )
     return (GroupNormSiLU if activation else nn.GroupNorm)(groups, channels, eps=1e-6)
-
-
-# Every layer with parameters has its own `reset_parameters()`, and blocks have none: transformers initialises the parameters that a
-# checkpoint lacks module by module, and skips modules without parameters of their own. `reset_parameters()` calls functions of `nn.init`,
-# through the module `nn.init`, on whole parameters and never on views: transformers guards those calls, so that loaded weights are not
-# overwritten. (`nn.GroupNorm` and `nn.Linear` of PyTorch do the same.)
-def _scale_variance(layer: nn.Conv2d | nn.Linear, init_scale: float) -> None:
-    """Draws weights from a uniform distribution of variance `init_scale` / mean(fan_in, fan_out), and sets biases to 0."""
-    nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(init_scale))
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-
-
-class ScaledConv2d(nn.Conv2d):
-    """Convolution that keeps height and width, initialised by variance scaling."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, init_scale: float = 1.0) -> None:
-        self.init_scale = init_scale  # first, because the constructor of nn.Conv2d calls reset_parameters
-        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-
-    def reset_parameters(self) -> None:
-        """Initialises by variance scaling."""
-        _scale_variance(self, self.init_scale)
-
-
-class ScaledLinear(nn.Linear):
-    """Linear layer, initialised by variance scaling."""
-
-    def __init__(self, in_features: int, out_features: int, init_scale: float = 1.0) -> None:
-        self.init_scale = init_scale  # first, because the constructor of nn.Linear calls reset_parameters
-        super().__init__(in_features, out_features)
-
-    def reset_parameters(self) -> None:
-        """Initialises by variance scaling."""
-        _scale_variance(self, self.init_scale)
 
 
 class FourierEmbedding(nn.Module):
@@ -237,10 +203,10 @@ class ResidualBlock(nn.Module):
         self.fir_kernel = fir_kernel
         self.skip_rescale = skip_rescale
         self.norm1 = group_norm(in_channels, activation=True)
-        self.conv1 = ScaledConv2d(in_channels, out_channels, 3)
+        self.conv1 = ScaledConv2d(in_channels, out_channels, 3, padding=1)
         self.embedding_proj = ScaledLinear(embedding_dim, out_channels) if embedding_dim else None
         self.norm2 = group_norm(out_channels, activation=True)
-        self.conv2 = ScaledConv2d(out_channels, out_channels, 3, init_scale=TINY_INIT_SCALE)
+        self.conv2 = ScaledConv2d(out_channels, out_channels, 3, padding=1, init_scale=TINY_INIT_SCALE)
         self.shortcut = ScaledConv2d(in_channels, out_channels, 1) if resample or in_channels != out_channels else None
         self.attention = AttentionBlock(out_channels, skip_rescale) if attention else None
 
@@ -298,7 +264,7 @@ class OutputSkip(nn.Module):
         super().__init__()
         self.fir_kernel = fir_kernel
         self.norm = group_norm(channels, activation=True)
-        self.conv = ScaledConv2d(channels, out_channels, 3, init_scale=TINY_INIT_SCALE)
+        self.conv = ScaledConv2d(channels, out_channels, 3, padding=1, init_scale=TINY_INIT_SCALE)
 
     def forward(self, hidden: torch.Tensor, pyramid: torch.Tensor | None) -> torch.Tensor:
         """`(B, channels, H, W)`, `(B, out_channels, H / 2, W / 2)` or `None` -> `(B, out_channels, H, W)`."""

@@ -24,18 +24,17 @@ from torch.utils.checkpoint import checkpoint
 
 from .layers_ncsnpp import (
     NCSNPP_LAYERS,
-    TINY_INIT_SCALE,
     ConditionEmbedding,
     InputSkip,
     LatentTap,
     OutputSkip,
     ResidualBlock,
-    ScaledConv2d,
     check_at_least,
     check_fir_kernel,
     downsample,
     group_norm,
 )
+from .layers_scaled import TINY_INIT_SCALE, ScaledConv2d
 
 
 TIME_SCALE = 999  # t in [0, 1] is embedded as the (continuous) step number 0..999
@@ -199,7 +198,7 @@ class NCSNppEncoder(nn.Module):
         self.feature_dim = base_channels * channel_multipliers[-1]
         self.fir_kernel = fir_kernel
         self.gradient_checkpointing = False
-        self.conv_in = ScaledConv2d(in_channels, base_channels, 3)
+        self.conv_in = ScaledConv2d(in_channels, base_channels, 3, padding=1)
         self.blocks = blocks
         tap_options = (latent_dim, tap_channels, tap_hidden_dim, tap_layers)
         self.taps = nn.ModuleDict({name: LatentTap(*shape, *tap_options) for name, shape in tapped.items()})
@@ -327,11 +326,11 @@ class NCSNppDecoder(nn.Module):
         self.condition_embedding = ConditionEmbedding(
             latent_dim, num_labels, base_channels, time_embedding, fourier_scale
         )
-        self.conv_in = ScaledConv2d(in_channels, base_channels, 3)
+        self.conv_in = ScaledConv2d(in_channels, base_channels, 3, padding=1)
         self.blocks = blocks
         if not output_skip:
             self.norm_out = group_norm(channels, activation=True)
-            self.conv_out = ScaledConv2d(channels, in_channels, 3, init_scale=TINY_INIT_SCALE)
+            self.conv_out = ScaledConv2d(channels, in_channels, 3, padding=1, init_scale=TINY_INIT_SCALE)
 
     def forward(
         self, sample: torch.Tensor, t: torch.Tensor, latents: torch.Tensor, labels: torch.Tensor | None = None

@@ -29,16 +29,16 @@ EXPANSION = 4  # a bottleneck of width W has 4 W output channels
 NUM_GROUPS = 32
 
 
-# Each layer that holds parameters has a `reset_parameters()` of its own, and blocks have none: see layers_ncsnpp.py.
+# Each layer that holds parameters has a `reset_parameters()` of its own, and blocks have none; constructors are PyTorch's: see
+# layers_scaled.py.
 class HeConv2d(nn.Conv2d):
-    """Convolution without bias that keeps height and width, up to its stride."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    """`nn.Conv2d` whose weights are normal with variance 2 / fan_out at first, and whose biases, if any, are 0."""
 
     def reset_parameters(self) -> None:
-        """Weights normal with variance 2 / fan_out."""
+        """Initialises the weights for a ReLU."""
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
 
 class ZeroGroupNorm(nn.GroupNorm):
@@ -46,8 +46,8 @@ class ZeroGroupNorm(nn.GroupNorm):
 
     def reset_parameters(self) -> None:
         """Scale and shift 0."""
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
+        for parameter in self.parameters():  # none without `affine`
+            nn.init.zeros_(parameter)
 
 
 # The classes of all layers with parameters. `reset_parameters()` on all modules of these classes sets everything once.
@@ -71,13 +71,13 @@ class Bottleneck(nn.Module):
         self.shortcut_conv: nn.Module | None = None
         self.shortcut_norm: nn.Module | None = None
         if stride != 1 or in_channels != out_channels:
-            self.shortcut_conv = HeConv2d(in_channels, out_channels, 1, stride)
+            self.shortcut_conv = HeConv2d(in_channels, out_channels, 1, stride, bias=False)
             self.shortcut_norm = nn.GroupNorm(NUM_GROUPS, out_channels)
-        self.conv1 = HeConv2d(in_channels, width, 1)
+        self.conv1 = HeConv2d(in_channels, width, 1, bias=False)
         self.norm1 = nn.GroupNorm(NUM_GROUPS, width)
-        self.conv2 = HeConv2d(width, width, 3, stride)
+        self.conv2 = HeConv2d(width, width, 3, stride, padding=1, bias=False)
         self.norm2 = nn.GroupNorm(NUM_GROUPS, width)
-        self.conv3 = HeConv2d(width, out_channels, 1)
+        self.conv3 = HeConv2d(width, out_channels, 1, bias=False)
         self.norm3 = ZeroGroupNorm(NUM_GROUPS, out_channels)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -168,7 +168,7 @@ class ResNetEncoder(nn.Module):
         self.feature_dim = EXPANSION * widths[-1]
         self.gradient_checkpointing = False
         self.small_images = small_images
-        self.stem_conv = HeConv2d(in_channels, widths[0], *((3, 1) if small_images else (7, 2)))
+        self.stem_conv = HeConv2d(in_channels, widths[0], *((3, 1, 1) if small_images else (7, 2, 3)), bias=False)
         self.stem_norm = nn.GroupNorm(NUM_GROUPS, widths[0])
         self.stages = nn.ModuleList()
         channels = widths[0]

@@ -114,7 +114,8 @@ class FlatFolderPipeline(DiffusionPipeline):
             `CommitInfo`, *optional*: the commit, if the folder was uploaded.
 
         Raises:
-            ValueError: if `save_directory` is a file, for another format or an unusable `variant`, and for other keyword arguments.
+            ValueError: if `save_directory` is a file, for another format or an unusable `variant`, for other keyword arguments, and
+                for a model with adapters that are not merged.
         """
         if unknown := sorted(set(kwargs) - set(UPLOAD_ARGUMENTS)):  # a mistyped `private` must not publish
             raise ValueError(f"`kwargs` may hold {', '.join(UPLOAD_ARGUMENTS)}, got {', '.join(unknown)}.")
@@ -122,6 +123,7 @@ class FlatFolderPipeline(DiffusionPipeline):
             raise ValueError(f"`save_directory` must be a folder, got the file {os.fspath(save_directory)!r}.")
         _check_format(safe_serialization=safe_serialization, use_flashpack=use_flashpack)
         _check_variant(variant)
+        _check_no_adapters(self.model)
         repo_id, token = kwargs.get("repo_id"), kwargs.get("token")
         hub_id = None
         if push_to_hub:
@@ -166,10 +168,11 @@ class FlatFolderPipeline(DiffusionPipeline):
             `CommitInfo`: the commit.
 
         Raises:
-            ValueError: for another format and for an unusable `variant`.
+            ValueError: for another format, an unusable `variant`, and a model with adapters that are not merged.
         """
         _check_format(safe_serialization=safe_serialization)
         _check_variant(variant)
+        _check_no_adapters(self.model)
         hub_id = create_repo(repo_id, exist_ok=True, private=private, token=token).repo_id
         with tempfile.TemporaryDirectory() as folder:
             self._save_components(folder, variant)
@@ -233,6 +236,15 @@ def _check_variant(variant: str | None) -> None:
     """Raises a `ValueError` unless `variant` fits into the name of a file that both libraries recognise."""
     if variant is not None and not (isinstance(variant, str) and re.fullmatch(r"[\w-]+", variant)):
         raise ValueError(f"`variant` must be of letters, digits, '_' and '-', such as 'fp16', got {variant!r}.")
+
+
+def _check_no_adapters(model: LZNModel) -> None:
+    """Raises a `ValueError` for a model with adapters of PEFT: transformers would save those alone, without the model."""
+    if hasattr(model, "peft_config"):
+        raise ValueError(
+            f"`model` must have no adapters, got {', '.join(model.peft_config)}: merge them by `merge_and_unload()` of PEFT, or save "
+            "them alone by `pipe.model.save_pretrained(folder)`."
+        )
 
 
 def _check_variant_arguments(variant: str, arguments: Mapping[str, Any]) -> None:

@@ -33,6 +33,7 @@ EXTRAS_ONLY = {
     "fontTools",
     "matplotlib",
     "pandas",
+    "peft",
     "pyarrow",
     "pytest",
     "scipy",
