@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import compare_joint
 import pytest
 import torch
 import yaml
@@ -179,6 +180,15 @@ def test_tables_of_comparisons_are_those_of_the_results(data):
     for row in rows("representations"):
         for measure in ("linear", "knn"):
             assert f"{100 * row[measure]:.2f} % ± {100 * row[f'{measure}_deviation']:.2f}" in text
+
+
+def test_the_table_of_joint_models_is_that_of_the_results():
+    row_of = {
+        tuple(cell.strip() for cell in line.strip("|").split("|")) for line in read("docs/evaluation.md").splitlines()
+    }
+    columns = [functools.partial(cell, name=name) for name, (_, cell) in compare_joint.MEASURES.items()]
+    for row in json.loads(read("docs/results/compare_joint_fashion.json"))["summary"]:
+        assert (compare_joint.METHODS[row["method"]], *(cell(row) for cell in columns)) in row_of
 
 
 def test_citation_has_the_version_of_the_package():
