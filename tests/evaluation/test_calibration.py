@@ -8,7 +8,16 @@ import torch
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
-from lzn_hf.evaluation.calibration import calibration_error, fit_temperature, negative_log_likelihood, reliability
+from lzn_hf import LZNConfig
+from lzn_hf.evaluation.calibration import (
+    calibration_error,
+    fit_prediction_time,
+    fit_temperature,
+    negative_log_likelihood,
+    reliability,
+    score_places,
+)
+from lzn_hf.losses_lzn import score_labels
 
 
 SCORES = (negative_log_likelihood, reliability, calibration_error, fit_temperature)
@@ -75,6 +84,24 @@ def test_the_temperature_of_the_draw_is_found(temperature):
     assert calibration_error(scaled, labels) < 0.01
     losses = [negative_log_likelihood((log_probs / t).log_softmax(1), labels) for t in (0.97 * fitted, 1.03 * fitted)]
     assert negative_log_likelihood(scaled, labels) < min(losses)
+
+
+@pytest.mark.parametrize(("time", "scale", "num_places"), [(0.3, 2.0, 1), (0.1, 9.0, 1), (0.5, 1.0, 2)])
+def test_the_time_of_the_draw_is_found(time, scale, num_places):
+    """Labels are drawn by the scores at one time, so that no other time fits them as well."""
+    generator = torch.Generator().manual_seed(0)
+    config = LZNConfig(latent_dim=3, num_labels=4)
+    label_anchors = (scale * torch.randn(4, 3, generator=generator)).requires_grad_()
+    latents = torch.randn(5000, num_places, 3, generator=generator)
+    log_probs = score_places(config, latents, label_anchors, time)
+    torch.testing.assert_close(log_probs[250:260], score_labels(config, latents[250:260], label_anchors, time))
+    labels = torch.multinomial(log_probs.exp(), 1, generator=generator)[:, 0]
+    fitted = fit_prediction_time(config, latents, label_anchors, labels)
+    assert fitted / (1 - fitted) == pytest.approx(time / (1 - time), rel=0.1)
+    scores = [score_places(config, latents, label_anchors, t) for t in (fitted, 0.9 * fitted, 1.1 * fitted, None)]
+    losses = [negative_log_likelihood(one, labels) for one in scores]
+    assert losses[0] == min(losses)
+    assert calibration_error(scores[0], labels) < 0.02 < calibration_error(scores[-1], labels)
 
 
 def test_certainty_is_in_the_last_bin_and_float32_suffices():

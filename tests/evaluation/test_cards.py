@@ -106,3 +106,10 @@ def test_what_there_is_not_is_not_claimed(tmp_path):
     assert "There was no validation data." in card.text and "Colour images" in card.text
     assert "reference" not in card.text and "training images, among" not in card.text
     assert "anchors of 9 training images" in make_card(tiny_config(num_reference_anchors=9), tmp_path).text
+
+
+def test_the_time_of_scores_is_told_with_their_picture(tmp_path):
+    card = make_card(tiny_config(prediction_time=0.25), tmp_path)
+    assert "at time t = 0.250" in card.text and "![Reliability](reliability.png)" in card.text
+    assert card.text.index("Reliability") < card.text.index("## How to use")
+    assert "reliability.png" not in make_card(tiny_config(), tmp_path).text

@@ -36,7 +36,7 @@ from lzn_hf.training.contrastive import MomentumContrast, simclr_loss
 from lzn_hf.training.metrics import MetricAverager
 from lzn_hf.training.models import PartwiseEMA, freeze_part, model_parts
 from lzn_hf.training.optimization import NonFiniteGuard
-from lzn_hf.training.validation import encode_anchors, measure_accuracy, reference_anchors
+from lzn_hf.training.validation import calibrate, encode_anchors, measure_accuracy, reference_anchors
 
 
 EXAMPLES = ROOT / "examples"
@@ -254,14 +254,15 @@ def evaluate(accelerator) -> list[float]:
     with reference_anchors(model, encode_anchors(model, image_batches(data, 5, limit=8))):
         shares = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
         accuracy = measure_accuracy(accelerator, model, image_batches(data, 7, **shares), model.classify_images)
+        calibrate(model, image_batches(data, 7), seed=0)  # each process by itself, with all images
     metrics.add(loss=torch.tensor(2.0 * accelerator.process_index))
     metrics.end_step(applied=True)
-    return [accuracy, metrics.compute(accelerator)["loss"]]
+    return [accuracy, metrics.compute(accelerator)["loss"], model.config.prediction_time]
 
 
 def test_metrics_and_accuracy_are_those_of_all_processes(tmp_path):
     [one] = run_on(1, evaluate, tmp_path)
-    assert run_on(2, evaluate, tmp_path) == 2 * [[one[0], 1.0]]
+    assert run_on(2, evaluate, tmp_path) == 2 * [[one[0], 1.0, one[2]]]
 
 
 def train_watched(script, argv: list[str]) -> None:

@@ -37,6 +37,7 @@ def test_a_model_from_random_weights_has_the_shape_and_labels_of_the_data():
         ({"latent_dims": 3}, "no field `latent_dims`. Did you mean `latent_dim`"),
         ({"image_size": 16}, "cannot set `image_size`: it is set by --image_size"),
         ({"num_reference_anchors": 3}, "set by --num_reference_anchors"),
+        ({"prediction_time": 0.3}, "set by the validation images at the end of training"),
         ({"latent_solver": "heun"}, "`latent_solver` must be"),
     ],
 )

@@ -8,6 +8,8 @@ import torch
 from helpers.training import accelerator_fixture, tiny_model, toy_images  # noqa: F401 (a fixture)
 
 from lzn_hf.data.batches import image_batches, to_pixel_values
+from lzn_hf.data.images import TensorImageDataset
+from lzn_hf.training import validation
 from lzn_hf.training.validation import calibrate, encode_anchors, measure_accuracy, reference_anchors
 
 
@@ -56,6 +58,22 @@ def test_scores_are_read_when_they_fit_best(num_draws):
     assert metrics["validation_accuracy"] == pytest.approx(correct.double().mean().item(), abs=1e-6)
     assert sum(one["count"] for one in bins) == 60
     assert 0 <= metrics["validation_calibration_error"] <= 1
+
+
+def test_of_many_images_some_that_the_seed_draws_decide(monkeypatch):
+    monkeypatch.setattr(validation, "MAX_FITTED", 20)
+    torch.manual_seed(0)
+    model, data = tiny_model(), toy_images(60)
+    model.set_reference_anchors(torch.randn(8, 6))
+
+    def fitted(dataset, seed: int) -> tuple[float, int]:
+        _, bins = calibrate(model, image_batches(dataset, 60), seed)
+        return model.config.prediction_time, sum(one["count"] for one in bins)
+
+    chosen = torch.randperm(60, generator=torch.Generator().manual_seed(3))[:20]
+    of_the_chosen = fitted(TensorImageDataset(data.pixel_values[chosen], data.labels[chosen]), seed=0)
+    assert fitted(data, seed=3) == (pytest.approx(of_the_chosen[0]), 60)
+    assert len({fitted(data, seed)[0] for seed in range(4)}) > 1
 
 
 def test_a_model_that_cannot_classify_is_not_calibrated():

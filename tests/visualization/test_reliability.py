@@ -25,6 +25,24 @@ def test_bars_are_as_high_as_the_accuracy():
     assert areas[1] == pytest.approx(2 * areas[0], rel=0.1) and areas[2] == pytest.approx(3.6 * areas[0], rel=0.1)
 
 
+def test_bars_of_neighbours_stay_apart_wherever_their_means_are():
+    apart, near, edge = (
+        plot_reliability([{"confidence": x, "accuracy": 0.8, "count": 10} for x in pair], num_bins=5)
+        for pair in ((0.25, 0.75), (0.399, 0.401), (0.4 + 1e-16, 0.6))
+    )
+    blue = colour_fraction(apart, PALETTE[0])
+    assert colour_fraction(near, PALETTE[0]) == pytest.approx(blue, rel=0.05)
+    assert colour_fraction(edge, PALETTE[0]) == pytest.approx(blue, rel=0.05)
+
+
+def test_the_number_of_bins_is_the_width_of_bars():
+    bins = [{"confidence": 0.95, "accuracy": 0.9, "count": 10}]
+    ten, twenty = (colour_fraction(plot_reliability(bins, num_bins=n), PALETTE[0]) for n in (10, 20))
+    assert ten == pytest.approx(2 * twenty, rel=0.1)
+    with pytest.raises(ValueError, match="`num_bins` must be a whole number of at least 1"):
+        plot_reliability(bins, num_bins=0)
+
+
 def test_no_bins_are_refused():
     with pytest.raises(ValueError, match="`bins` must hold at least one bin"):
         plot_reliability([])

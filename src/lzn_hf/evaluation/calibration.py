@@ -21,6 +21,7 @@ from .inputs import check_scores
 TOLERANCE = 1e-3  # of the sum of the probabilities of a row
 # The search for a time: from anchors so large that a hundredth of the way tells them apart, to the very end.
 MIN_S, MAX_S, NUM_TIMES = 1e-3, 1e2, 25
+CHUNK = 256  # images scored at once, as a trace holds the probabilities of all of its steps
 
 
 def negative_log_likelihood(log_probs: Tensor, labels: Tensor) -> float:
@@ -110,6 +111,16 @@ def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
     return math.exp(minimize_scalar(loss, bounds=(-math.log(100), math.log(100)), method="bounded").x)
 
 
+@torch.no_grad()
+def score_places(config: LZNConfig, latents: Tensor, label_anchors: Tensor, time: float | None = None) -> Tensor:
+    """Log-probabilities `(B, C)` of labels by [`losses_lzn.score_labels`], of as many images as there are.
+
+    Args:
+        config, latents, label_anchors, time: see [`losses_lzn.score_labels`].
+    """
+    return torch.cat([score_labels(config, chunk, label_anchors, time) for chunk in latents.split(CHUNK)])
+
+
 def fit_prediction_time(config: LZNConfig, latents: Tensor, label_anchors: Tensor, labels: Tensor) -> float:
     """Finds the time of the flow at which scores fit labels best: that of the least [`negative_log_likelihood`].
 
@@ -131,7 +142,7 @@ def fit_prediction_time(config: LZNConfig, latents: Tensor, label_anchors: Tenso
 
     def loss(log_s: float) -> float:
         time = 1 / (1 + math.exp(-log_s))
-        return negative_log_likelihood(score_labels(config, latents, label_anchors, time), labels)
+        return negative_log_likelihood(score_places(config, latents, label_anchors, time), labels)
 
     step = math.log(MAX_S / MIN_S) / (NUM_TIMES - 1)
     best = min((math.log(MIN_S) + k * step for k in range(NUM_TIMES)), key=loss)
@@ -156,4 +167,11 @@ def _checked(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return log_probs, labels
 
 
-__all__ = ["calibration_error", "fit_prediction_time", "fit_temperature", "negative_log_likelihood", "reliability"]
+__all__ = [
+    "calibration_error",
+    "fit_prediction_time",
+    "fit_temperature",
+    "negative_log_likelihood",
+    "reliability",
+    "score_places",
+]

@@ -52,7 +52,8 @@ def save_final_folder(
         if model.encoder is not None and num_reference_anchors:
             model.set_reference_anchors(setup.encode_train_anchors(num_reference_anchors))
         bins = None
-        if draw_reliability is not None and model.reference_anchors is not None and setup.data.validation is not None:
+        classifies = model.label_anchors is not None and model.reference_anchors is not None
+        if draw_reliability is not None and classifies and setup.data.validation is not None:
             # Every process fits to all images, so that all have the same time.
             scores, bins = calibrate(model, setup.validation_batches(), loop.run.seed)
             metrics |= scores

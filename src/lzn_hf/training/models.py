@@ -33,6 +33,7 @@ FIELDS_SET_ELSEWHERE = {
     "num_labels": "the labels of the dataset",
     "id2label": "the labels of the dataset",
     "num_reference_anchors": "--num_reference_anchors",
+    "prediction_time": "the validation images at the end of training",
 }
 
 

@@ -13,9 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.batches import to_pixel_values
-from ..evaluation.calibration import calibration_error, fit_prediction_time, negative_log_likelihood, reliability
+from ..evaluation.calibration import (
+    calibration_error,
+    fit_prediction_time,
+    negative_log_likelihood,
+    reliability,
+    score_places,
+)
 from ..evaluation.joint import accuracy
-from ..losses_lzn import place_images, score_labels
+from ..losses_lzn import place_images
 from ..modeling_lzn import LZNModel, evaluation_mode
 from ..pipeline_lzn import LZNPipeline
 
@@ -100,7 +106,7 @@ def calibrate(
         config.prediction_time = fit_prediction_time(
             config, places[chosen.to(places.device)], label_anchors, truth[chosen]
         )
-        log_probs = score_labels(config, places, label_anchors, config.prediction_time)
+        log_probs = score_places(config, places, label_anchors, config.prediction_time)
     measures = {"accuracy": accuracy, "nll": negative_log_likelihood, "calibration_error": calibration_error}
     metrics = {f"validation_{name}": measure(log_probs, truth) for name, measure in measures.items()}
     return metrics, reliability(log_probs, truth)
