@@ -104,6 +104,20 @@ def test_the_time_of_the_draw_is_found(time, scale, num_places):
     assert calibration_error(scores[0], labels) < 0.02 < calibration_error(scores[-1], labels)
 
 
+def test_no_error_on_few_images_is_no_certainty():
+    """Without smoothing the last time would be the best."""
+    config, label_anchors = LZNConfig(latent_dim=2, num_labels=2), torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+    labels = torch.tensor([0, 1]).repeat(20)
+    latents = torch.stack([(2.0 * labels - 1) * torch.linspace(0.5, 2, 40), torch.zeros(40)], dim=1)[:, None]
+    confidences = []
+    for count in (10, 40):
+        time = fit_prediction_time(config, latents[:count], label_anchors, labels[:count])
+        scores = score_places(config, latents[:count], label_anchors, time)
+        assert torch.equal(scores.argmax(1), labels[:count])
+        confidences.append(scores.exp().amax(1).mean().item())
+    assert 0.8 < confidences[0] < confidences[1] < 0.995
+
+
 def test_certainty_is_in_the_last_bin_and_float32_suffices():
     log_probs = torch.tensor([[0.0, -math.inf], [1e-5, -30.0]])  # probabilities 1 and, by rounding, a little more
     assert reliability(log_probs, torch.tensor([0, 0])) == [

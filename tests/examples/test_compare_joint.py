@@ -250,6 +250,7 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path, argv, message):
 
 def test_probabilities_cannot_be_calibrated_without_held_out_images(tmp_path):
     preset = {**json.loads((ROOT / "tests/helpers/toy_preset.json").read_text()), "data": {"validation_fraction": 0}}
+    preset["data"]["dataset_name"] = "digits"
     (tmp_path / "all.json").write_text(json.dumps(preset))
     with pytest.raises(ValueError, match="`validation_fraction` of the preset must be above 0"):
         compare(f"--preset {tmp_path / 'all.json'} --output_dir {tmp_path / 'run'}")

@@ -332,7 +332,7 @@ def test_presets_describe_networks_that_can_be_built(preset):
 
 
 def test_without_flags_the_views_are_those_of_imagenet_but_for_the_preset(tmp_path):
-    (tmp_path / "empty.json").write_text("{}")
+    (tmp_path / "empty.json").write_text(json.dumps({"data": {"dataset_name": "digits"}}))
     views = parse_arguments(train_representation.ARGUMENTS, PRESETS, ["--preset", str(tmp_path / "empty.json")])[-1]
     assert views.settings() == IMAGENET_VIEWS
     argv = ["--crop_scale", "0.5", "0.75", "--preset", str(tmp_path / "empty.json"), "--blur", "0"]

@@ -46,7 +46,6 @@ def batches(monkeypatch) -> list[torch.Tensor]:
         class Watching(TrainingLoop):
             def __init__(self, setup, rates, compute_loss, **options):
                 def watched(model, batch, generator):
-                    assert model.training
                     seen.append(batch["pixel_values"])
                     return compute_loss(model, batch, generator)
 
@@ -117,12 +116,14 @@ def test_the_first_step_does_not_count(tmp_path, monkeypatch, capsys, accumulate
     monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def compute_loss(model, batch, generator):
+        assert model.training
         now[0] += next(seconds)
         return model(to_pixel_values(batch["pixel_values"]), labels=batch["labels"], generator=generator).loss, {}
 
     forget_accelerators()
     options = {"total_batch_size": 4, "gradient_accumulation_steps": accumulated, "max_train_steps": 14_400}
-    setup = training_setup(tiny_model(), toy_images(20), RunArguments(output_dir=str(tmp_path / "out"), **options))
+    model = tiny_model().eval()  # as `from_pretrained` returns it
+    setup = training_setup(model, toy_images(20), RunArguments(output_dir=str(tmp_path / "out"), **options))
     loop = TrainingLoop(setup, {"encoder": 1e-2, "decoder": 1e-2, "label_anchors": 1e-2}, compute_loss)
     now[0] += 50.0
     loop.time_steps()

@@ -122,10 +122,11 @@ def score_places(config: LZNConfig, latents: Tensor, label_anchors: Tensor, time
 
 
 def fit_prediction_time(config: LZNConfig, latents: Tensor, label_anchors: Tensor, labels: Tensor) -> float:
-    """Finds the time of the flow at which scores fit labels best: that of the least [`negative_log_likelihood`].
+    """Finds the time of the flow at which scores fit labels best: that of the least [`negative_log_likelihood`], nearly.
 
     With `s = t / (1 - t)`, the scores are `softmax_c(s y·l_c - s²|l_c|²/2)`: s is the inverse of a temperature. The search looks at a
-    geometric grid of s, and then at a finer one around the best.
+    geometric grid of s, and then at a finer one around the best. The N labels are smoothed by 1 / (N + 1), as if one image more had all
+    labels equally (in the manner of Platt, 1999): a model without an error on few images would else be sure of everything.
 
     Args:
         config ([`LZNConfig`]): solver and number of steps of the alignment flow.
@@ -142,7 +143,8 @@ def fit_prediction_time(config: LZNConfig, latents: Tensor, label_anchors: Tenso
 
     def loss(log_s: float) -> float:
         time = 1 / (1 + math.exp(-log_s))
-        return negative_log_likelihood(score_places(config, latents, label_anchors, time), labels)
+        log_probs, targets = _checked(score_places(config, latents, label_anchors, time), labels)
+        return F.cross_entropy(log_probs, targets, label_smoothing=1 / (len(targets) + 1)).item()
 
     step = math.log(MAX_S / MIN_S) / (NUM_TIMES - 1)
     best = min((math.log(MIN_S) + k * step for k in range(NUM_TIMES)), key=loss)

@@ -31,11 +31,11 @@ def remove_part(model_args: ModelArguments, baseline: Baseline) -> None:
     if part is None:
         return
     if part == "encoder" and model_args.encoder_name_or_path is not None:
-        raise ValueError(f"`encoder_name_or_path` names an image encoder, and `--baseline {baseline}` has none.")
+        raise ValueError(f"`encoder_name_or_path` names an image encoder, and `baseline` {baseline} has none.")
     requested = parse_overrides(model_args.config_overrides).get(f"{part}_type")
     if requested is not None:
         raise ValueError(
-            f"`config_overrides` ask for `{part}_type={requested}`, and `--baseline {baseline}` has no {part}."
+            f"`config_overrides` ask for `{part}_type={requested}`, and `baseline` {baseline} has no {part}."
         )
     if model_args.model_name_or_path is None:
         model_args.config[f"{part}_type"] = None
