@@ -182,12 +182,13 @@ def test_tables_of_comparisons_are_those_of_the_results(data):
             assert f"{100 * row[measure]:.2f} % ± {100 * row[f'{measure}_deviation']:.2f}" in text
 
 
-def test_the_table_of_joint_models_is_that_of_the_results():
+@pytest.mark.parametrize("data", ["digits", "fashion"])
+def test_the_table_of_joint_models_is_that_of_the_results(data):
     row_of = {
         tuple(cell.strip() for cell in line.strip("|").split("|")) for line in read("docs/evaluation.md").splitlines()
     }
     columns = [functools.partial(cell, name=name) for name, (_, cell) in compare_joint.MEASURES.items()]
-    for row in json.loads(read("docs/results/compare_joint_fashion.json"))["summary"]:
+    for row in json.loads(read(f"docs/results/compare_joint_{data}.json"))["summary"]:
         assert (compare_joint.METHODS[row["method"]], *(cell(row) for cell in columns)) in row_of
 
 
