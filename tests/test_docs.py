@@ -150,7 +150,7 @@ def test_python_blocks_compile_and_import_what_exists(page):
 @pytest.mark.parametrize("page", ["README.md", "docs/quick_tour.md", "docs/fine_tuning_peft.md"])
 def test_snippets_run_one_after_the_other(page, tmp_path, monkeypatch):
     if "from peft import" in read(page):
-        pytest.importorskip("peft")
+        pytest.importorskip("peft", reason="peft is not installed: it comes with the extra `test`")
     pipe = make_pipeline(names=list("0123456789"))
     with torch.no_grad():  # of a random velocity, the adaptive solver would take thousands of steps
         for parameter in pipe.model.decoder.parameters():

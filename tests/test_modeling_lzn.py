@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from helpers.models import draws, perturbed, same_weights, tiny_config
+from helpers.models import TINY_RESNET, draws, perturbed, same_weights, tiny_config
 from torch.nn import functional as F
 
 from lzn_hf import LZNForImageClassification, LZNModel, latent_zones
@@ -158,8 +158,7 @@ def test_zones_are_float32_under_autocast(model, images, labels):
 
 @pytest.mark.parametrize(("encoder_type", "embedding"), [("ncsnpp", "anchors"), ("resnet", "features")])
 def test_features_and_anchors(images, encoder_type, embedding):
-    resnet = {"encoder_depths": [1], "encoder_widths": [32], "latent_dim": 64, "encoder_small_images": True}
-    changes = {} if encoder_type == "ncsnpp" else {"encoder_type": encoder_type, **resnet}
+    changes = {} if encoder_type == "ncsnpp" else TINY_RESNET
     model = perturbed(LZNModel(tiny_config(**changes))).eval()
     output = model(images)
     features, anchors = model.encoder(images)

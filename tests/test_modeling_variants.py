@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from helpers.models import perturbed, tiny_config
+from helpers.models import TINY_RESNET, perturbed, tiny_config
 from transformers import AutoModel
 
 from lzn_hf import LZNForImageClassification, LZNModel, LZNPipeline, latent_zones
@@ -19,14 +19,7 @@ LARGE = {
     **{f"{part}_fir_kernel": [1, 3, 3, 1] for part in ("encoder", "decoder")},
     **{f"{part}_input_skip": "sum" for part in ("encoder", "decoder")},
 }
-RESNET = {
-    "encoder_type": "resnet",
-    "encoder_depths": [1, 1],
-    "encoder_widths": [32, 32],
-    "decoder_type": None,
-    "latent_dim": 64,
-    "num_labels": 0,
-}
+RESNET = {**TINY_RESNET, "decoder_type": None, "num_labels": 0}
 FREQUENCIES = "decoder.condition_embedding.time_embedding.frequencies"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.models import perturbed
+from helpers.models import TINY_RESNET, perturbed
 from helpers.pipelines import generate, make_pipeline
 from torch import nn
 
@@ -17,14 +17,7 @@ peft = pytest.importorskip("peft", reason="peft is not installed: it comes with 
 # The layers of docs/fine_tuning_peft.md. A tap is also called `conv_in`.
 NCSNPP = r"(encoder|decoder)\.conv_in|.*\.(conv1|conv2|conv_out|shortcut|embedding_proj|qkv|out|project|linear\d)"
 RESNET = r".*\.(stem_conv|conv\d|shortcut_conv|linear\d)"
-RESNET_SIZES = {
-    "encoder_type": "resnet",
-    "encoder_depths": [1, 1],
-    "encoder_widths": [32, 32],
-    "encoder_small_images": True,
-    "latent_dim": 64,
-    "decoder_type": None,
-}
+RESNET_SIZES = {**TINY_RESNET, "encoder_small_images": True, "decoder_type": None}
 
 
 def make_model(kind: str) -> LZNModel:

@@ -27,7 +27,8 @@ class LZNConfig(PreTrainedConfig):
         latent_dim (`int`, *optional*, defaults to 200): size of anchors and latents.
         encoder_type (`str`, *optional*, defaults to `"ncsnpp"`): `"ncsnpp"` (arguments from `encoder_base_channels` on), `"resnet"`
             (`encoder_depths`, `encoder_widths`, `encoder_head_layers`) or `"transformers"` (`encoder_backbone`, `encoder_head_layers`), see
-            [`NCSNppEncoder`], [`ResNetEncoder`], [`BackboneEncoder`]; or `None`: a plain rectified flow, whose decoder takes no latents, but the label, if there are labels.
+            [`NCSNppEncoder`], [`ResNetEncoder`], [`BackboneEncoder`]; or `None`: a plain rectified flow, whose decoder takes the label, if
+            there are labels, but no latents.
         decoder_type (`str`, *optional*, defaults to `"ncsnpp"`): `"ncsnpp"`, see [`NCSNppDecoder`], or `None` for a model that embeds
             (and classifies, if it has labels), but does not generate.
         encoder_depths, encoder_widths (`list[int]`, *optional*, defaults to those of a ResNet-50): blocks and bottleneck

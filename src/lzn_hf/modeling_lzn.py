@@ -30,7 +30,7 @@ from .networks_ncsnpp import NCSNPP_LAYERS
 from .networks_resnet import RESNET_LAYERS
 
 
-FEATURE_KINDS = ("embeddings", "features", "anchors")  # of `get_image_features`
+EMBEDDING_KINDS = ("embeddings", "features", "anchors")  # of `get_image_features`
 
 
 class LZNPreTrainedModel(PreTrainedModel):
@@ -190,7 +190,7 @@ class LZNModel(LZNPreTrainedModel):
         Raises:
             ValueError: as `forward`, and for another kind.
         """
-        check_choice(FEATURE_KINDS, kind=kind)
+        check_choice(EMBEDDING_KINDS, kind=kind)
         features, anchors = self._encode(pixel_values)
         kind = self.config.embedding_kind if kind == "embeddings" else kind
         return anchors if kind == "anchors" else features

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .checks_lzn import Generators, check_at_least, check_choice
 from .image_processing_lzn import LZNImageProcessor, check_output_type
-from .modeling_lzn import FEATURE_KINDS, LZNModel
+from .modeling_lzn import EMBEDDING_KINDS, LZNModel
 from .pipeline_generation_lzn import GenerationPipeline, Images, LZNInversion, LZNPipelineOutput
 from .sampling_lzn import default_scheduler, mix_noise, slerp
 
@@ -109,7 +109,7 @@ class LZNPipeline(GenerationPipeline):
             ValueError: if the model has no image encoder, for another kind, and for bad images.
         """
         check_at_least(1, batch_size=batch_size)
-        check_choice(FEATURE_KINDS, kind=kind)
+        check_choice(EMBEDDING_KINDS, kind=kind)
         pixel_values = self._pixel_values(images)
         with self._inference():
             rows = [self.model.get_image_features(chunk, kind) for chunk in pixel_values.split(batch_size)]

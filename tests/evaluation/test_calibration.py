@@ -115,7 +115,11 @@ def test_no_error_on_few_images_is_no_certainty():
         scores = score_places(config, latents[:count], label_anchors, time)
         assert torch.equal(scores.argmax(1), labels[:count])
         confidences.append(scores.exp().amax(1).mean().item())
-    assert 0.8 < confidences[0] < confidences[1] < 0.995
+        log_probs = scores.log_softmax(1)
+        confidences.append((log_probs / fit_temperature(log_probs, labels[:count])).softmax(1).amax(1).mean().item())
+    by_time, by_temperature = confidences[::2], confidences[1::2]
+    for few, many in (by_time, by_temperature):
+        assert 0.8 < few < many < 0.995
 
 
 def test_certainty_is_in_the_last_bin_and_float32_suffices():

@@ -8,6 +8,9 @@ import torch
 from lzn_hf import LZNConfig
 
 
+TINY_RESNET = {"encoder_type": "resnet", "encoder_depths": [1, 1], "encoder_widths": [32, 32], "latent_dim": 64}
+
+
 def tiny_config(**changes):
     sizes = {
         "base_channels": 8,

@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Quality of the probabilities of a classifier: pure functions of log-probabilities and labels, in float64 on the CPU.
+"""Quality of the probabilities of a classifier, in float64 on the CPU, and the temperature or time at which they are best.
 
 `scipy` is imported where it is used.
 """
@@ -19,7 +19,7 @@ from .inputs import check_scores
 
 
 TOLERANCE = 1e-3  # of the sum of the probabilities of a row
-# The search for a time: from anchors so large that a hundredth of the way tells them apart, to the very end.
+# The search for a time: from anchors so large that a thousandth of the way tells them apart, almost to the end.
 MIN_S, MAX_S, NUM_TIMES = 1e-3, 1e2, 25
 CHUNK = 256  # images scored at once, as a trace holds the probabilities of all of its steps
 
@@ -88,7 +88,7 @@ def calibration_error(log_probs: Tensor, labels: Tensor, bins: int = 15) -> floa
 def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
     """Temperature T > 0 whose probabilities `softmax(log_probs / T)` fit labels best (Guo et al., arXiv 1706.04599).
 
-    It changes no prediction. Fit it on images that are used for nothing else.
+    It changes no prediction. Fit it on images that are used for nothing else. Labels are smoothed as by [`fit_prediction_time`].
 
     Args:
         log_probs (`Tensor` of shape `(N, C)`): log-probabilities, each row normalised.
@@ -105,7 +105,7 @@ def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
     log_probs, labels = _checked(log_probs, labels)
 
     def loss(log_temperature: float) -> float:
-        return F.cross_entropy(log_probs / math.exp(log_temperature), labels).item()
+        return _smoothed_loss(log_probs / math.exp(log_temperature), labels)
 
     # Convex in 1 / T, so that there is one minimum.
     return math.exp(minimize_scalar(loss, bounds=(-math.log(100), math.log(100)), method="bounded").x)
@@ -143,13 +143,16 @@ def fit_prediction_time(config: LZNConfig, latents: Tensor, label_anchors: Tenso
 
     def loss(log_s: float) -> float:
         time = 1 / (1 + math.exp(-log_s))
-        log_probs, targets = _checked(score_places(config, latents, label_anchors, time), labels)
-        return F.cross_entropy(log_probs, targets, label_smoothing=1 / (len(targets) + 1)).item()
+        return _smoothed_loss(*_checked(score_places(config, latents, label_anchors, time), labels))
 
     step = math.log(MAX_S / MIN_S) / (NUM_TIMES - 1)
     best = min((math.log(MIN_S) + k * step for k in range(NUM_TIMES)), key=loss)
     best = min((best + 2 * step * (k / (NUM_TIMES - 1) - 0.5) for k in range(NUM_TIMES)), key=loss)
     return 1 / (1 + math.exp(-best))
+
+
+def _smoothed_loss(logits: Tensor, labels: Tensor) -> float:
+    return F.cross_entropy(logits, labels, label_smoothing=1 / (len(labels) + 1)).item()
 
 
 def _checked(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

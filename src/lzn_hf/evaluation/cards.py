@@ -91,16 +91,12 @@ from transformers import AutoModel, pipeline
 ```
 """
 
-SCORES = (
-    """
+SCORES = """
 Scores of labels are read at time t = {time:.3f} of the flow of the label anchors (`prediction_time` in `config.json`), where they
 fit the labels of the validation images best. Accuracy against score on these images:
 
-![Reliability]("""
-    + RELIABILITY_PICTURE
-    + """)
+![Reliability]({picture})
 """
-)
 
 
 def _usage(config: LZNConfig, model_id: str) -> str:
@@ -170,7 +166,7 @@ def make_model_card(
     Returns:
         `ModelCard`: not saved yet.
     """
-    name = model_id.rstrip("/").split("/")[-1]
+    name, time = model_id.rstrip("/").split("/")[-1], config.prediction_time
     summary, task, tags = _summary(config, dataset)
     values = [(metric.removeprefix("validation_"), None, round(value, 4)) for metric, value in metrics.items()]
     data = ModelCardData(
@@ -204,7 +200,7 @@ def make_model_card(
         parameters=parameters,
         pictures="" if config.decoder_type is None else "\n![Samples](samples.png)\n",
         results=results or "There was no validation data.",
-        scores="" if config.prediction_time is None else SCORES.format(time=config.prediction_time),
+        scores="" if time is None else SCORES.format(time=time, picture=RELIABILITY_PICTURE),
         usage=_usage(config, model_id),
         reference=reference,
         settings="\n".join(rows),

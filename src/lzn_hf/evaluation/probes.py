@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..checks_lzn import check_at_least
 from ..data.batches import to_pixel_values
 from ..losses_lzn import place_anchors
-from ..modeling_lzn import LZNModel, evaluation_mode
+from ..modeling_lzn import EMBEDDING_KINDS, LZNModel, evaluation_mode
 from .inputs import check_features, check_labels
 
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
 
-FEATURE_KINDS = ("embeddings", "features", "anchors", "latents")
+FEATURE_KINDS = (*EMBEDDING_KINDS, "latents")
 WEIGHT_DECAYS = (0.1, 1.0, 10.0, 100.0, 1000.0)
 MAX_ITERATIONS = 5000  # of the L-BFGS of a linear probe; usual features need less than 100
 
@@ -88,7 +88,7 @@ def collect_all_features(
             if "labels" not in batch:
                 raise ValueError("`batches` must hold `labels` beside `pixel_values`: load the data with its labels.")
             output = model(to_pixel_values(batch["pixel_values"].to(model.device)))
-            found = {name: output[name] for name in FEATURE_KINDS if name in output}
+            found = {name: output[name] for name in EMBEDDING_KINDS}
             if "latents" in kinds:
                 middle = torch.zeros_like(output.anchors)
                 found["latents"] = place_anchors(
