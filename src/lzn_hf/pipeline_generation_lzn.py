@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers.image_utils import ImageInput
 
 from .checks_lzn import Generators, check_at_least, check_choice, check_generators, check_tensor, labels_to_ids
+from .guidance_lzn import Guidance, Guide, resolve_guidance
 from .image_processing_lzn import LZNImageProcessor, check_output_type
 from .modeling_lzn import LZNModel, evaluation_mode
 from .pipeline_folder_lzn import FlatFolderPipeline
@@ -85,6 +86,8 @@ class GenerationPipeline(FlatFolderPipeline):
         t_min: float = 0.0,
         sample_noise: Tensor | None = None,
         return_trajectory: bool = False,
+        guide: Guide | None = None,
+        guidance_scale: float = 1.0,
     ) -> LZNPipelineOutput | tuple:
         r"""
         Generates images of labels (all of the first label first), from given latents, or (with neither) from prior noise.
@@ -108,6 +111,12 @@ class GenerationPipeline(FlatFolderPipeline):
                 starts from; drawn if not given. For a model without image encoder, it also decides N.
             return_trajectory (`bool`, *optional*, defaults to `False`): whether to return the samples at all steps, too. Not with
                 `solver="rk45"`, whose steps differ from image to image.
+            guide ([`LZNModel`], [`LZNPipeline`], `str` or `os.PathLike`, *optional*): a weaker model, trained for fewer steps or smaller, or
+                the folder or repository of one (loaded in every call), with the image shape, labels and `latent_dim` of the model. Each
+                image has the same noise in both, at the same place of its label's zone. A guide with an image encoder needs `label`.
+            guidance_scale (`float`, *optional*, defaults to 1.0): how far to go away from the guide, see [`Guidance`]; 1 is no guidance.
+                Without `guide`, the guide is the model without latent and label, which it must have learnt with
+                `config.condition_dropout`. Any scale but 1 doubles the network evaluations.
 
         Returns:
             [`LZNPipelineOutput`] or `tuple`: the images, with the trajectory and its times if requested.
@@ -130,6 +139,7 @@ class GenerationPipeline(FlatFolderPipeline):
         config: Any = self.model.config
         device = self._execution_device
         image_shape = (config.num_channels, config.image_size, config.image_size)
+        guidance = resolve_guidance(self.model, guidance_scale, guide, device, has_label=label is not None)
         num_images, labels = num_images_per_label, None
         if label is not None:
             labels = labels_to_ids(label, config.label2id).repeat_interleave(num_images_per_label).to(device)
@@ -159,10 +169,11 @@ class GenerationPipeline(FlatFolderPipeline):
             check_tensor("sample_noise", sample_noise, (num_images, *image_shape))
             sample_noise = sample_noise.to(device, torch.float32)
 
-        with self._inference():
+        with self._inference(), evaluation_mode(guidance.guide or self.model):
             # 2. Latents: given, in the zones of the labels, or prior noise.
             if latents is None and self.model.encoder is not None:
                 latents = randn_tensor((num_images, config.latent_dim), generator, device, torch.float32)
+            prior = latents
             if labels is None:
                 labels = self._zone_labels(latents)
             elif latents is not None:
@@ -177,7 +188,8 @@ class GenerationPipeline(FlatFolderPipeline):
                 states.setdefault(t, []).append(samples.cpu())
 
             on_step = record if return_trajectory else None
-            chunks = self._chunks(flow, sample_noise, latents, labels, chunk_size)
+            conditions = (latents, labels, *guidance.guide_conditions(labels, prior))
+            chunks = self._chunks(flow, sample_noise, conditions, chunk_size, guidance)
             samples = torch.cat([flow.to_images(velocity_fn, noise, on_step) for velocity_fn, noise in chunks])
 
         # 4. Convert to the requested type.
@@ -247,7 +259,8 @@ class GenerationPipeline(FlatFolderPipeline):
                 latents = torch.cat([self.model.get_image_latents(x, noise=n) for x, n in pairs])
 
             # 3. Noise: from the images against the velocity of the decoder.
-            chunks = self._chunks(flow, pixel_values, latents, self._zone_labels(latents), batch_size)
+            conditions = (latents, self._zone_labels(latents))
+            chunks = self._chunks(flow, pixel_values, conditions, batch_size, Guidance(self.model))
             noise = torch.cat([flow.to_noise(velocity_fn, x) for velocity_fn, x in chunks])
         return LZNInversion(latents=None if latents is None else latents.cpu(), noise=noise.cpu())
 
@@ -275,19 +288,24 @@ class GenerationPipeline(FlatFolderPipeline):
         return self.model.classify_latents(latents).argmax(-1)
 
     def _chunks(
-        self, flow: ImageFlow, samples: Tensor, latents: Tensor | None, labels: Tensor | None, batch_size: int
+        self,
+        flow: ImageFlow,
+        samples: Tensor,
+        conditions: Sequence[Tensor | None],
+        batch_size: int,
+        guidance: Guidance,
     ) -> Iterator[tuple[VelocityFn, Tensor]]:
-        """Yields the samples `batch_size` at a time, each chunk after the velocity for its latents and labels."""
+        """Yields the samples `batch_size` at a time, each chunk after the velocity for its conditions: latents, labels, the guide's."""
         starts = range(0, len(samples), batch_size)
-        with self.progress_bar(total=flow.num_evaluations * len(starts)) as progress:
+        total = flow.num_evaluations * len(starts) * guidance.num_evaluations
+        with self.progress_bar(total=total) as progress:
             for start in starts:
                 chunk = slice(start, start + batch_size)
-                conditions = [None if rows is None else rows[chunk] for rows in (latents, labels)]
+                given = [None if rows is None else rows[chunk] for rows in conditions]
 
-                def velocity_fn(x: Tensor, t: Tensor | float, rows=slice(None), conditions=conditions) -> Tensor:
-                    progress.update()
-                    latents, labels = (None if condition is None else condition[rows] for condition in conditions)
-                    return self.model.predict_velocity(x, t, latents, labels).float()
+                def velocity_fn(x: Tensor, t: Tensor | float, rows=slice(None), given=given) -> Tensor:
+                    progress.update(guidance.num_evaluations)
+                    return guidance.predict_velocity(x, t, *(None if one is None else one[rows] for one in given))
 
                 yield velocity_fn, samples[chunk]
 
