@@ -23,8 +23,8 @@ def pipe() -> LZNPipeline:
 
 @pytest.fixture(scope="module")
 def guide() -> LZNPipeline:
-    """Another model: of a narrower decoder, with its labels in another order."""
-    return make_guide(NAMES[::-1], decoder_num_res_blocks=2)
+    """Another model: of another decoder, with its labels in another order."""
+    return make_guide(NAMES[::-1], decoder_input_skip="sum")
 
 
 @pytest.fixture(scope="module")
