@@ -35,6 +35,7 @@ class LZNForImageClassification(LZNPreTrainedModel):
             config.num_reference_anchors = NUM_REFERENCE_ANCHORS
         self.lzn = LZNModel(config)
         self.post_init()
+        self.train()
 
     def train(self, mode: bool = True) -> LZNForImageClassification:
         """Sets training or evaluation mode; the decoder stays frozen."""
@@ -70,7 +71,7 @@ class LZNForImageClassification(LZNPreTrainedModel):
             ValueError: as [`LZNModel.classify_images`], and for labels of a wrong type, shape or range.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        label_anchors = self.lzn.require_label_anchors()()
+        label_anchors = self.lzn.require_label_anchors()
         if labels is not None:
             check_labels(labels, pixel_values.shape[0], label_anchors.shape[0])
         outputs = self.lzn(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
