@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         test = load_data(process_state(), replace(data_args, validation_split=args.test_split))
     extractor = load_feature_extractor(args.feature_extractor, process_state().device)
 
-    rows, real = measure(args, methods, args.samplers, dict.fromkeys(methods, args.scales), data, extractor)
+    run = partial(measure, args, extractor, limit=data_args.max_eval_samples)
+    rows, real = run(methods, args.samplers, dict.fromkeys(methods, args.scales), data)
     results: dict[str, Any] = {
         "settings": {
             "dataset": data.name,
@@ -126,12 +128,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
             "seed": args.seed,
             "condition_dropout": config.condition_dropout,
         },
-        "validation": {"images": len(data.validation), "rows": rows, "real_images": real},
+        "validation": {"images": count(data, data_args), "rows": rows, "real_images": real},
     }
     if test is not None:
         chosen = {method: [best_scale(rows, method, args.samplers[0])] for method in methods}
-        test_rows, real = measure(args, methods, args.samplers[:1], chosen, test, extractor)
-        results["test"] = {"images": len(test.validation), "rows": test_rows, "real_images": real}
+        test_rows, real = run(methods, args.samplers[:1], chosen, test)
+        results["test"] = {"images": count(test, data_args), "rows": test_rows, "real_images": real}
 
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -146,6 +148,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
     return output_dir
 
 
+def count(data: ImageData, data_args: DataArguments) -> int:
+    """How many real images the generated ones are compared with."""
+    return min(len(data.validation), data_args.max_eval_samples or len(data.validation))
+
+
 def with_scale(sampler: str, scale: float) -> str:
     """The text of a guided sampler, see [`Sampler.parse`]."""
     return f"{sampler}@{scale:g}"
@@ -153,14 +160,18 @@ def with_scale(sampler: str, scale: float) -> str:
 
 def measure(
     args: GuidanceArguments,
+    extractor: FeatureExtractor,
     methods: Sequence[str],
     samplers: Sequence[str],
     scales: dict[str, list[float]],
     data: ImageData,
-    extractor: FeatureExtractor,
+    limit: int | None = None,
 ) -> tuple[list[Row], Row]:
-    """The numbers of each method at each of its scales by each sampler, on the validation images of `data`; and those of real images."""
+    """The numbers of each method at each of its scales by each sampler, on (at most `limit` of) the validation images of `data`; and those of
+    real images.
+    """
     rows: list[Row] = []
+    found: Any = None
     for method in methods:
         guided = {with_scale(sampler, scale): (sampler, scale) for sampler in samplers for scale in scales[method]}
         alone = {} if rows else {sampler: (sampler, 1.0) for sampler in samplers}
@@ -171,6 +182,7 @@ def measure(
             [*alone, *guided],
             args.num_samples,
             args.seed,
+            max_reference_images=limit,
             num_reconstructions=0,
             guide_name_or_path=args.guide_name_or_path if method == AUTO else None,
             progress=True,
