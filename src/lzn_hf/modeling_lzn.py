@@ -11,6 +11,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from .checks_lzn import check_choice, check_pixel_values
 from .configuration_lzn import LZNConfig
+from .generation_lzn import ImageGeneration
 from .latent_zones import compute_latents
 from .losses_lzn import (
     LZNOutput,
@@ -28,12 +29,13 @@ from .losses_lzn import (
 from .networks_lzn import build_decoder, build_encoder, evaluation_mode
 from .networks_ncsnpp import NCSNPP_LAYERS
 from .networks_resnet import RESNET_LAYERS
+from .saving_lzn import ReadableWeights
 
 
 EMBEDDING_KINDS = ("embeddings", "features", "anchors")  # of `get_image_features`
 
 
-class LZNPreTrainedModel(PreTrainedModel):
+class LZNPreTrainedModel(ReadableWeights, PreTrainedModel):
     """Configuration class, weight initialisation and loading of all Latent Zoning Network models."""
 
     config: LZNConfig
@@ -58,7 +60,7 @@ class LZNPreTrainedModel(PreTrainedModel):
                 nn.init.zeros_(module.reference_anchors)
 
 
-class LZNModel(LZNPreTrainedModel):
+class LZNModel(ImageGeneration, LZNPreTrainedModel):
     """Image encoder, image decoder and label anchors that share one latent space (arXiv 2509.15591).
 
     Images are `(B, C, H, W)` in [-1, 1]; labels are int64 `(B,)`; in the image flow `t = 0` is noise and `t = 1` the image.
