@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from huggingface_hub import EvalResultEntry, ModelCard, eval_result_entries_to_yaml
-from huggingface_hub.utils import validate_repo_id, yaml_dump
+from huggingface_hub.utils import yaml_dump
 
 from ..card_lzn import ANY_FOLDER, card_metadata, check_license, quoted, remote_usage, usage
 from .cards import LIMITS_HEADING, limits_section, replace_section
@@ -62,7 +62,6 @@ def complete_card(
     if widget:
         data["widget"] = widget
     if dataset_id is not None:
-        validate_repo_id(dataset_id)
         data.datasets = data.datasets or [dataset_id]
         for result in data.eval_results or []:
             result.dataset_type = dataset_id if result.dataset_type == result.task_type else result.dataset_type
@@ -105,11 +104,11 @@ def eval_result_files(card: ModelCard) -> dict[str, str]:
 
 def linked_files(card: ModelCard) -> Iterator[str]:
     """The paths in the folder of a card that its text or widget shows, once each; none leads out of the folder."""
-    found = re.findall(r"\]\(([^)\s#]+)\)", card.text)
+    found = re.findall(r"\]\(([^)\s]+)\)", card.text)
     for example in card.data.get("widget") or []:
         found += [example.get("src"), (example.get("output") or {}).get("url")]
     for path in dict.fromkeys(filter(None, found)):
-        if not re.match(r"[a-z]+:|/", path, re.IGNORECASE) and ".." not in path.split("/"):
+        if not re.match(r"[a-z]+:|[/#]", path, re.IGNORECASE) and ".." not in path.split("/"):
             yield path
 
 

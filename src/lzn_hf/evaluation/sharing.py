@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -91,6 +92,8 @@ def export_folder(
     source, target = Path(folder).resolve(), Path(output_dir).resolve()
     check_saved_model(source)
     check_license(license)
+    if dataset_id is not None:
+        validate_repo_id(dataset_id)
     in_place = source == target
     if target.exists() and not in_place and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(
