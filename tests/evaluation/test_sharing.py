@@ -72,7 +72,7 @@ def test_all_auto_classes_are_named(tmp_path):
         == {
             "AutoConfig": "configuration_lzn.LZNConfig",
             "AutoModel": "modeling_lzn.LZNModel",
-            "AutoModelForImageClassification": "modeling_lzn.LZNForImageClassification",
+            "AutoModelForImageClassification": "modeling_classification_lzn.LZNForImageClassification",
             "AutoImageProcessor": "image_processing_lzn.LZNImageProcessor",
         }
     )

@@ -9,6 +9,7 @@ README.md, samples.png, examples/      the model card, a grid of samples, images
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -23,9 +24,10 @@ from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from .. import image_processing_lzn, modeling_lzn
 from ..card_lzn import check_license, label_names
+from ..configuration_lzn import LZNConfig
 from ..image_processing_lzn import LZNImageProcessor
+from ..modeling_classification_lzn import LZNForImageClassification
 from ..modeling_lzn import LZNModel
 from ..pipeline_folder_lzn import CONFIG_FILES, WEIGHTS
 from ..pipeline_lzn import LZNPipeline
@@ -38,28 +40,26 @@ MODEL_FILES = ("config.json", "preprocessor_config.json", "scheduler_config.json
 OTHER_FILES = ("README.md", "samples.png", "training_settings.json")  # that training writes; see also [`linked_files`]
 EXAMPLES_DIR = "examples"
 NUM_EXAMPLES = 4
-# Of a plain string, transformers would derive the name of a video processor, and its pipelines would ask whether to run that code
-# even where this package is installed. A pair is (the processor, its fast variant).
-IMAGE_PROCESSOR_MAP = {"AutoImageProcessor": ["image_processing_lzn.LZNImageProcessor", None]}
-
 DrawSamples = Callable[[LZNPipeline], Image.Image]
 
 
 def auto_map(config: Any) -> dict[str, str]:
     """The classes in the code by the auto class of transformers that loads them."""
-    classes = {"AutoConfig": "configuration_lzn.LZNConfig", "AutoModel": "modeling_lzn.LZNModel"}
+    classes: dict[str, type] = {"AutoConfig": LZNConfig, "AutoModel": LZNModel}
     if config.encoder_type is not None and config.num_labels:
-        classes["AutoModelForImageClassification"] = "modeling_lzn.LZNForImageClassification"
-    return classes | {"AutoImageProcessor": "image_processing_lzn.LZNImageProcessor"}
+        classes["AutoModelForImageClassification"] = LZNForImageClassification
+    classes["AutoImageProcessor"] = LZNImageProcessor
+    return {auto_class: f"{_module(cls).stem}.{cls.__name__}" for auto_class, cls in classes.items()}
 
 
 def code_files() -> list[Path]:
-    """The files of this package that a model and its image processor need: those that import each other, as transformers finds them."""
-    files: set[Path] = set()
-    for module in (modeling_lzn, image_processing_lzn):
-        path = str(module.__file__)
-        files |= {Path(path), *map(Path, get_relative_import_files(path))}
-    return sorted(files)
+    """The files of this package that models and image processor need: those that import each other, as transformers finds them."""
+    modules = {_module(cls) for cls in (LZNModel, LZNForImageClassification, LZNImageProcessor)}
+    return sorted(modules.union(*(map(Path, get_relative_import_files(module)) for module in modules)))
+
+
+def _module(cls: type) -> Path:
+    return Path(inspect.getfile(cls))
 
 
 def export_folder(
@@ -196,9 +196,13 @@ def _files(folder: Path, with_weights: bool) -> Iterator[str]:
 
 
 def _name_classes(folder: Path, config: Any) -> None:
-    for name, classes in (("config.json", auto_map(config)), ("preprocessor_config.json", IMAGE_PROCESSOR_MAP)):
+    classes = auto_map(config)
+    # Of a plain string, transformers would derive the name of a video processor, and its pipelines would ask whether to run that code
+    # even where this package is installed. A list is [the processor, its fast variant].
+    processor = {"AutoImageProcessor": [classes["AutoImageProcessor"], None]}
+    for name, named in (("config.json", classes), ("preprocessor_config.json", processor)):
         values = json.loads((folder / name).read_text(encoding="utf-8"))
-        write_json(folder / name, {**values, "auto_map": classes})
+        write_json(folder / name, {**values, "auto_map": named})
 
 
 def _draw_examples(pipe: LZNPipeline, folder: Path) -> list[dict[str, Any]]:
