@@ -90,7 +90,7 @@ def model_card(config: LZNConfig, **source: Any) -> str:
     else:
         label, what, calls = "", "Reconstructing an image", "again = pipe.reconstruct(images[0]).images[0]"
         if config.num_labels:
-            label, what = f'label={quoted(config.id2label[0])}, ', "Classifying or reconstructing a single image"
+            label, what = f"label={quoted(config.id2label[0])}, ", "Classifying or reconstructing a single image"
             calls = f"prediction = pipe.classify(images[0])[0]\n{calls}"
         usage = GENERATOR_USAGE.format(label=label, what=what, calls=calls)
     return CARD.format(metadata=card_metadata(config).to_yaml(), usage=usage, **source)
