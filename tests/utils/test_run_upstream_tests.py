@@ -190,4 +190,4 @@ def test_every_reason_is_of_a_suite_and_documented():
         for reason in listed.values():
             assert reason in page
     for suite in upstream.SUITES:
-        assert f"`{suite.file}`" in page and (upstream.SUITES_DIR / suite.file).is_file()
+        assert f"`tests/upstream/{suite.file}`" in page and (upstream.SUITES_DIR / suite.file).is_file()
