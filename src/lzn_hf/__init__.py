@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 from . import latent_zones
 from .configuration_lzn import LZNConfig
 from .image_processing_lzn import LZNImageProcessor
-from .modeling_lzn import LZNForImageClassification, LZNModel, LZNOutput, LZNPreTrainedModel
+from .modeling_classification_lzn import LZNForImageClassification
+from .modeling_lzn import LZNModel, LZNOutput, LZNPreTrainedModel
 from .pipeline_lzn import LZNPipeline
 
 
