@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.models import TINY_RESNET, draws, perturbed, tiny_config
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lzn_hf import LZNForImageClassification, LZNModel
 
@@ -17,8 +18,8 @@ def test_both_kinds_of_checkpoints_give_the_same_gradients(encoder, use_reentran
     images, labels = torch.rand(4, 1, 8, 8) * 2 - 1, torch.tensor([0, 1, 2, 0])
     given, runs = draws(images, model.config.latent_dim), []
     for block in model.modules():
-        if hasattr(block, "norm1"):
-            block.norm1.register_forward_hook(lambda *_: runs.append(1))
+        if isinstance(block, GradientCheckpointingLayer):
+            block.conv1.register_forward_hook(lambda *_: runs.append(1))
 
     def gradients() -> tuple[int, dict[str, torch.Tensor]]:
         runs.clear()
@@ -57,9 +58,3 @@ def test_a_classifier_returns_feature_maps_if_its_configuration_says_so():
     shapes = [tuple(hidden.shape) for hidden in model(images).hidden_states]
     assert shapes[0] == (2, 8, 8, 8) and shapes[-1] == (2, 16, 4, 4)
     assert model(images, output_hidden_states=False).hidden_states is None
-
-
-def test_a_fresh_classifier_runs_on_the_meta_device():
-    with torch.device("meta"):
-        model = LZNForImageClassification(tiny_config(num_reference_anchors=4)).eval()
-        assert model(torch.rand(2, 1, 8, 8)).logits.shape == (2, 3)

@@ -196,7 +196,11 @@ def find_errors(titles: Iterable[str], cases: list[Case], reasons: Mapping[str, 
     ]
     for pattern in reasons:
         matched = [case for case in cases if fnmatchcase(case.name, pattern)]
-        errors += [f"{case.name} {case.outcome}, but reasons.json says why it fails" for case in matched if case.outcome != "failed"]
+        errors += [
+            f"{case.name} {case.outcome}, but reasons.json says why it fails"
+            for case in matched
+            if case.outcome != "failed"
+        ]
         if not matched:
             errors.append(f"{pattern} of reasons.json matches no test")
     passed = {case.suite for case in cases if case.outcome == "passed"}
@@ -232,7 +236,9 @@ def render(cases: list[Case], reasons: Mapping[str, str], unavailable: Mapping[s
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Runs the common tests of transformers and diffusers on our classes.")
     parser.add_argument("--workers", type=int, default=2, help="test processes")
-    parser.add_argument("--cache_dir", type=Path, default=ROOT / "outputs" / "upstream", help="keeps downloads and log")
+    parser.add_argument(
+        "--cache_dir", type=Path, default=ROOT / "outputs" / "upstream", help="keeps downloads and log"
+    )
     parser.add_argument("--diffusers_tests", type=Path, help="folder `tests` of a checkout of diffusers")
     parser.add_argument("--allow_offline", action="store_true", help="succeed where the package index does not answer")
     args = parser.parse_args(arguments)

@@ -67,7 +67,7 @@ class ReferenceAnchors(nn.Module):
         if new_anchors is not None:
             kept = torch.cat([new_anchors.detach().to(self.weight), self.weight])
             self.weight.copy_(kept[: self.weight.shape[0]])
-        if torch.compiler.is_compiling() or self.weight.is_meta:  # a graph has one shape, and meta tensors have no values
+        if torch.compiler.is_compiling():  # a graph has one shape
             return self.weight
         is_set = self.weight.any(dim=1)
         if is_set.all():

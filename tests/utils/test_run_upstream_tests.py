@@ -44,7 +44,18 @@ class TestPlain:
 
 def test_results_are_those_of_pytest(tmp_path):
     (tmp_path / "some_suite.py").write_text(SUITE)
-    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", ".", "--junitxml=report.xml", "some_suite.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        ".",
+        "--junitxml=report.xml",
+        "some_suite.py",
+    ]
     assert subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE).returncode == 1
     cases = upstream.read_report(tmp_path / "report.xml", {"some_suite": "some"})
     assert {case.suite for case in cases} == {"some"}
@@ -96,7 +107,12 @@ def test_green_if_every_failure_has_a_reason():
             {**REASONS, "ModelTest::test_gpu": "x"},
             ["ModelTest::test_gpu skipped, but reasons.json says why it fails"],
         ),
-        (["models"], CASES, {**REASONS, "ModelTest::test_gone": "x"}, ["ModelTest::test_gone of reasons.json matches no test"]),
+        (
+            ["models"],
+            CASES,
+            {**REASONS, "ModelTest::test_gone": "x"},
+            ["ModelTest::test_gone of reasons.json matches no test"],
+        ),
         (["models"], CASES[1:], REASONS, ["no test of the suite 'models' passed"]),
         (["models", "pipeline"], CASES, REASONS, ["no test of the suite 'pipeline' passed"]),
     ],
@@ -107,7 +123,11 @@ def test_red(titles, cases, reasons, errors):
 
 
 def test_table():
-    cases = [*CASES, Case("models", "ModelTest::test_new", "failed", "broken"), Case("images", "ImageTest::test_call", "passed")]
+    cases = [
+        *CASES,
+        Case("models", "ModelTest::test_new", "failed", "broken"),
+        Case("images", "ImageTest::test_call", "passed"),
+    ]
     assert upstream.render(cases, REASONS, {"pipeline": "no tests"}).splitlines() == [
         "suite                     passed  failed  not applicable",
         "models                         1       1               3",
@@ -133,7 +153,13 @@ def make_sdist(path: Path, files: dict[str, str], links: dict[str, str] | None =
 
 
 def test_only_files_in_the_folder_of_tests_are_extracted(tmp_path):
-    files = {"setup.py": "1", "src/tests/test_a.py": "2", "tests/test_b.py": "3", "tests/deep/c.py": "4", "tests/../../../x": "5"}
+    files = {
+        "setup.py": "1",
+        "src/tests/test_a.py": "2",
+        "tests/test_b.py": "3",
+        "tests/deep/c.py": "4",
+        "tests/../../../x": "5",
+    }
     make_sdist(tmp_path / "some-1.0.tar.gz", files, {"tests/link.py": "/etc/hostname"})
     upstream.extract_tests(tmp_path / "some-1.0.tar.gz", tmp_path / "out" / "some_tests")
     (tmp_path / "some-1.0.tar.gz").unlink()
