@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from helpers.models import TINY_RESNET, perturbed
@@ -10,6 +12,7 @@ from helpers.pipelines import generate, make_pipeline
 from torch import nn
 
 from lzn_hf import LZNConfig, LZNModel, LZNPipeline
+from lzn_hf.training.models import with_labels
 
 
 peft = pytest.importorskip("peft", reason="peft is not installed: it comes with the extra `test`")
@@ -119,12 +122,55 @@ def test_modules_to_save(modules, batch, tmp_path):
     assert all(any(module in name for name in changed) for module in modules)
 
 
-def test_label_anchors_are_frozen(batch):
-    """As the page says: they are a parameter of the model and of no module."""
-    model = peft.get_peft_model(make_model("ncsnpp"), peft.LoraConfig(r=2, target_modules=["conv1"]))
-    before = model.label_anchors().clone()
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"modules_to_save": ["label_anchors"]},
+        {"modules_to_save": ["label_anchors", "reference_anchors"]},
+        {"target_parameters": ["label_anchors.weight"]},
+        {"target_parameters": ["qkv.weight", "linear1.weight"]},
+    ],
+)
+def test_anchors_and_single_parameters(options, batch, tmp_path):
+    def make() -> LZNModel:
+        model = make_model("ncsnpp")
+        model.set_reference_anchors(torch.linspace(-1, 1, 5 * 6).view(5, 6))
+        return model
+
+    config = peft.LoraConfig(r=2, target_modules=r"encoder\..*\.conv1", **options)
+    model = peft.get_peft_model(make(), config)
+    trained = model.get_base_model()
+    before = trained.require_label_anchors().detach().clone()
     train(model, batch)
-    assert not model.label_anchors.weight.requires_grad and torch.equal(model.label_anchors(), before)
+    is_named = "label_anchors" in str(options)
+    assert torch.equal(trained.require_label_anchors(), before) != is_named
+    if "reference_anchors" in str(options):
+        with torch.no_grad():
+            trained.reference_anchors(2 * torch.ones(2, 6))  # what a classifier does in training
+    tuned = trained.eval().classify_images(batch[0])
+    model.save_pretrained(tmp_path)
+    loaded, native = peft.PeftModel.from_pretrained(make(), tmp_path), make()
+    native.load_adapter(str(tmp_path))
+    for one in (loaded.get_base_model(), native.eval()):
+        torch.testing.assert_close(one.classify_images(batch[0]), tuned, rtol=0, atol=1e-5)
+    merged = loaded.merge_and_unload()
+    torch.testing.assert_close(merged.classify_images(batch[0]), tuned, rtol=1e-4, atol=1e-4)
+
+
+def test_new_labels_are_learnt_with_an_adapter(batch, tmp_path):
+    """As the page says: their anchors and their columns in the decoder are trained as a whole, the rest by the adapter."""
+    names = make_model("ncsnpp").config.id2label
+    config = peft.LoraConfig(r=2, target_modules=["conv1"], modules_to_save=["label_anchors", "condition_embedding"])
+    base = with_labels(make_model("ncsnpp"), {**names, len(names): "new"})
+    start = copy.deepcopy(base)
+    model = peft.get_peft_model(base, config)
+    train(model, (batch[0], torch.tensor([0, 1, 2, 0, 1, len(names)])))
+    model.save_pretrained(tmp_path)
+    merged = peft.PeftModel.from_pretrained(copy.deepcopy(start), tmp_path).merge_and_unload()
+    assert (merged.label_anchors()[-1] - start.label_anchors()[-1]).abs().max() > 1e-3
+    pipe = LZNPipeline.from_model(merged)
+    pipe.set_progress_bar_config(disable=True)
+    assert len(pipe(label="new", num_inference_steps=2).images) == 1
 
 
 def test_pipelines_with_adapters(tmp_path):

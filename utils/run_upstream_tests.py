@@ -153,7 +153,7 @@ def run_suites(suites: Iterable[Suite], folders: Iterable[Path], workers: int, o
 
 
 def read_report(report: Path, titles: Mapping[str, str]) -> list[Case]:
-    """Reads the results in a JUnit report of pytest. A test fails if one of its subtests does.
+    """Reads the results in a JUnit report of pytest. A test fails if one of its subtests does, a module if it cannot be imported.
 
     Args:
         report (`Path`): the report.
@@ -161,7 +161,8 @@ def read_report(report: Path, titles: Mapping[str, str]) -> list[Case]:
     """
     cases = []
     for test in ET.parse(report).iter("testcase"):
-        *_, module, cls = test.get("classname", "").split(".")
+        names = [*test.get("classname", "").split("."), test.get("name", "")]
+        *_, module, cls, name = names if len(names) > 2 else [*names[-1].split("."), "", "import"]
         messages: dict[str, list[str]] = {"failed": [], "skipped": []}
         for child in test:
             if child.tag in ("failure", "error", "skipped"):
@@ -169,7 +170,7 @@ def read_report(report: Path, titles: Mapping[str, str]) -> list[Case]:
                 messages[outcome].append(child.get("message", "").partition("\n")[0])
         outcome = next((outcome for outcome in messages if messages[outcome]), "passed")
         message = "; ".join(dict.fromkeys(messages.get(outcome, [])))
-        cases.append(Case(titles[module], f"{cls}::{test.get('name')}", outcome, message))
+        cases.append(Case(titles[module], f"{cls}::{name}", outcome, message))
     return cases
 
 

@@ -100,7 +100,7 @@ def joint_losses(
         weighted.append(config.reconstruction_weight * losses["reconstruction_loss"])
     if anchors is not None and labels is not None:
         drawn = draw_latents(config, anchors, pool, latents, generator)
-        losses |= label_losses(config, drawn, model.label_anchors(), labels, weighted=model.training)
+        losses |= label_losses(config, drawn, model.require_label_anchors(), labels, weighted=model.training)
         weighted.append(config.alignment_weight * losses["alignment_loss"])
     return {**losses, "loss": sum(weighted[1:], start=weighted[0])}
 

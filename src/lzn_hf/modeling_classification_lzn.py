@@ -35,6 +35,7 @@ class LZNForImageClassification(LZNPreTrainedModel):
             config.num_reference_anchors = NUM_REFERENCE_ANCHORS
         self.lzn = LZNModel(config)
         self.post_init()
+        self.train()
 
     def train(self, mode: bool = True) -> LZNForImageClassification:
         """Sets training or evaluation mode; the decoder stays frozen."""
@@ -72,7 +73,7 @@ class LZNForImageClassification(LZNPreTrainedModel):
         return_dict = self.config.return_dict if return_dict is None else return_dict
         if output_hidden_states is None:  # a None that is passed on counts as given
             output_hidden_states = self.config.output_hidden_states
-        label_anchors = self.lzn.require_label_anchors()()
+        label_anchors = self.lzn.require_label_anchors()
         if labels is not None:
             check_labels(labels, pixel_values.shape[0], label_anchors.shape[0])
         outputs = self.lzn(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)

@@ -210,7 +210,7 @@ class LZNModel(LZNPreTrainedModel):
         Raises:
             ValueError: if the model has no labels, or a label is out of range.
         """
-        label_anchors = self.require_label_anchors()()
+        label_anchors = self.require_label_anchors()
         check_labels(labels, labels.numel(), label_anchors.shape[0])
         anchors = label_anchors[labels]
         noise = draw_noise(anchors, generator) if noise is None else noise
@@ -223,7 +223,7 @@ class LZNModel(LZNPreTrainedModel):
         Raises:
             ValueError: if the model has no labels, or the shape does not fit.
         """
-        return score_labels(self.config, latents, self.require_label_anchors()())
+        return score_labels(self.config, latents, self.require_label_anchors())
 
     def classify_images(self, pixel_values: Tensor) -> Tensor:
         """Classifies images `(B, C, H, W)` in [-1, 1]: log-probabilities `(B, num_labels)`, each row a function of its image alone.
@@ -239,7 +239,7 @@ class LZNModel(LZNPreTrainedModel):
 
     def classify_anchors(self, anchors: Tensor) -> Tensor:
         """Classifies images by their anchors `(B, D)`; returns and raises as `classify_images`."""
-        label_anchors = self.require_label_anchors()()
+        label_anchors = self.require_label_anchors()
         if self.reference_anchors is None:
             raise ValueError(
                 "classifying an image by itself needs reference anchors and this model has none: call "
@@ -320,8 +320,8 @@ class LZNModel(LZNPreTrainedModel):
         check_pixel_values(pixel_values, config.num_channels, config.image_size, any_size=any_size, finite=look)
         return self.encoder(pixel_values)
 
-    def require_label_anchors(self) -> LabelAnchors:
-        """Returns the module of the label anchors; raises a `ValueError` if the model has none."""
+    def require_label_anchors(self) -> Tensor:
+        """Returns the anchors `(C, D)` of all labels; raises a `ValueError` if the model has none."""
         if self.label_anchors is None:
             raise ValueError(
                 "this model has no image encoder (config.encoder_type is None): it generates images of labels, but labels have no latent "
@@ -329,7 +329,7 @@ class LZNModel(LZNPreTrainedModel):
                 if self.config.num_labels
                 else "this model has no labels (config.num_labels is 0): labels can be neither given nor predicted."
             )
-        return self.label_anchors
+        return self.label_anchors(None)  # an adapter around the module needs an argument
 
 
 __all__ = ["EMBEDDING_KINDS", "LZNModel", "LZNOutput", "LZNPreTrainedModel", "evaluation_mode"]

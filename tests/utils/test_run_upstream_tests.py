@@ -44,6 +44,7 @@ class TestPlain:
 
 def test_results_are_those_of_pytest(tmp_path):
     (tmp_path / "some_suite.py").write_text(SUITE)
+    (tmp_path / "broken_suite.py").write_text("import no_such_module")
     command = [
         sys.executable,
         "-m",
@@ -56,8 +57,13 @@ def test_results_are_those_of_pytest(tmp_path):
         "--junitxml=report.xml",
         "some_suite.py",
     ]
+    command += ["broken_suite.py", "--continue-on-collection-errors"]
     assert subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE).returncode == 1
-    cases = upstream.read_report(tmp_path / "report.xml", {"some_suite": "some"})
+    *cases, broken = sorted(
+        upstream.read_report(tmp_path / "report.xml", {"some_suite": "some", "broken_suite": "broken"}),
+        key=lambda case: case.suite == "broken",
+    )
+    assert broken == Case("broken", "::import", "failed", "collection failure")
     assert {case.suite for case in cases} == {"some"}
     assert {case.name: case.outcome for case in cases} == {
         "Common::test_passes": "passed",

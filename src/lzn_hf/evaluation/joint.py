@@ -65,7 +65,7 @@ def linear_log_probs(model: LZNModel, pixel_values: Tensor) -> Tensor:
     """
     if model.label_anchors is None:
         raise ValueError("`model` must have an image encoder and labels, got one without label anchors.")
-    return F.linear(model.get_image_anchors(pixel_values).float(), model.label_anchors()).log_softmax(-1)
+    return F.linear(model.get_image_anchors(pixel_values).float(), model.require_label_anchors()).log_softmax(-1)
 
 
 def accuracy(log_probs: Tensor, labels: Tensor, top_k: int = 1) -> float:

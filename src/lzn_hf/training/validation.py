@@ -95,7 +95,7 @@ def calibrate(
     config = model.config
     if model.label_anchors is None or model.reference_anchors is None:
         raise ValueError("`model` must have labels, an image encoder and reference anchors to be calibrated.")
-    label_anchors, reference_anchors = model.label_anchors(), model.reference_anchors()
+    label_anchors, reference_anchors = model.require_label_anchors(), model.reference_anchors()
     latents, labels = [], []
     with evaluation_mode(model):
         for batch in batches:
