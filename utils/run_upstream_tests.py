@@ -162,7 +162,11 @@ def read_report(report: Path, titles: Mapping[str, str]) -> list[Case]:
     cases = []
     for test in ET.parse(report).iter("testcase"):
         names = [*test.get("classname", "").split("."), test.get("name", "")]
-        *_, module, cls, name = names if len(names) > 2 else [*names[-1].split("."), "", "import"]
+        if len(names) > 2:
+            *_, module, cls, name = names
+        else:
+            module = cls = names[-1].rpartition(".")[2]
+            name = "import"
         messages: dict[str, list[str]] = {"failed": [], "skipped": []}
         for child in test:
             if child.tag in ("failure", "error", "skipped"):

@@ -63,7 +63,7 @@ def test_results_are_those_of_pytest(tmp_path):
         upstream.read_report(tmp_path / "report.xml", {"some_suite": "some", "broken_suite": "broken"}),
         key=lambda case: case.suite == "broken",
     )
-    assert broken == Case("broken", "::import", "failed", "collection failure")
+    assert broken == Case("broken", "broken_suite::import", "failed", "collection failure")
     assert {case.suite for case in cases} == {"some"}
     assert {case.name: case.outcome for case in cases} == {
         "Common::test_passes": "passed",
