@@ -42,8 +42,6 @@ class LZNPreTrainedModel(ReadableWeights, PreTrainedModel):
     _can_record_outputs = {
         "hidden_states": [OutputRecorder(block, layer_name="encoder") for block in (ResidualBlock, Bottleneck)]
     }
-    # In half precision the phases of the Fourier features of the time are noise.
-    _keep_in_fp32_modules_strict = {"time_embedding"}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -63,6 +61,9 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
         super().__init__(config)
         self.encoder = build_encoder(config)
         self.decoder = build_decoder(config)
+        if self.decoder is not None and config.decoder_time_embedding == "fourier":
+            # In half precision the phases of the Fourier features of the time are noise.
+            self._keep_in_fp32_modules_strict = {"time_embedding"}
         num_labels = config.num_labels if config.encoder_type is not None else 0
         num_reference_anchors = config.num_reference_anchors
         latent_dim = config.latent_dim

@@ -274,8 +274,10 @@ def _check_model_folder(
     has_weights = components.get("model") is not None or variant in weights
     variants = ", ".join(sorted(filter(None, weights)))
     if variant is not None and not has_weights:
+        # Begins as the message of diffusers, which programs look for.
         raise ValueError(
-            f"`variant` must be one of {os.fspath(name)!r}, which has {variants or 'none'}, got {variant!r}."
+            f"You are trying to load the model files of the `variant={variant}`, but there are none: `variant` must be one of "
+            f"{os.fspath(name)!r}, which has {variants or 'none'}, got {variant!r}."
         )
     wanted = [file for part, file in CONFIG_FILES.items() if components.get(part) is None]
     missing = [file for file in ["model_index.json", *wanted] if file not in found]
