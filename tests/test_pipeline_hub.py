@@ -33,7 +33,11 @@ pipe.push_to_hub("me/parts", "In a folder", True, None, False, True, "half", "in
 OPEN = """
 import os
 import torch
+import lzn_hf
+from diffusers import DiffusionPipeline
 from transformers import AutoModel
+
+plain = DiffusionPipeline.from_pretrained("me/pushed")  # the first to ask for the pipeline and its components
 from lzn_hf import LZNPipeline
 
 expected = LZNPipeline.from_pretrained("first").model.state_dict()
@@ -48,6 +52,8 @@ check(pipe.model)
 assert pipe.name_or_path == "me/named"
 check(AutoModel.from_pretrained("me/named", variant="half"))
 check(LZNPipeline.from_pretrained("me/pushed").model)
+check(plain.model)
+assert type(plain) is LZNPipeline
 check(AutoModel.from_pretrained("me/parts", subfolder="inner", variant="half"))
 for name, variant in (("me/named", None), ("me/named", "other"), ("me/first", "half")):
     try:
