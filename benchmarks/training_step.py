@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from lzn_hf import losses_lzn
+from lzn_hf import zones_lzn
 from lzn_hf.data.images import ImageData, TensorImageDataset
 from lzn_hf.training.arguments import learning_rates
 from lzn_hf.training.batches import make_train_loader
@@ -99,7 +99,7 @@ class TrainingStep:
             return train_joint.joint_loss(self.loop.setup, model, batch, generator)
 
     def __call__(self) -> None:
-        with patch.object(losses_lzn, "compute_latents", direct_latents) if self.plain else nullcontext():
+        with patch.object(zones_lzn, "compute_latents", direct_latents) if self.plain else nullcontext():
             self.loop.take_step()
 
 

@@ -216,7 +216,7 @@ def evaluate(model_dir: Path, seed: int) -> tuple[dict[str, float], dict[str, An
         "zones.png": plot_zones(
             test_latents,
             test_labels,
-            model.label_anchors,
+            model.label_anchors(),
             names,
             solver=model.config.alignment_solver,
             num_steps=model.config.alignment_num_steps,

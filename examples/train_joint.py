@@ -147,7 +147,7 @@ def joint_loss(
     flip, shift = setup.data_args.random_flip, setup.data_args.max_shift
     pixel_values = to_pixel_values(batch["pixel_values"], flip=flip, shift=shift, generator=generator)
     if baseline == "classifier":
-        return classifier_loss(model(pixel_values).anchors, setup.model.label_anchors, batch["labels"])
+        return classifier_loss(model(pixel_values).anchors, setup.model.label_anchors(), batch["labels"])
     output = model(pixel_values, labels=batch["labels"], generator=generator)
     if baseline == "rectified_flow":
         return output.loss, {}

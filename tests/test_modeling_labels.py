@@ -6,8 +6,8 @@ import torch
 from helpers.models import draws, perturbed, tiny_config
 
 from lzn_hf import LZNForImageClassification, LZNModel, LZNPipeline, latent_zones
-from lzn_hf.losses_lzn import draw_noise
 from lzn_hf.training.models import with_labels
+from lzn_hf.zones_lzn import draw_noise
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_each_noise_scale_is_one_draw_of_the_formula(images, labels, scales):
         latents = latent_zones.compute_latents(output.anchors, noise, num_steps=8)
         _, log_probs = latent_zones.trace_assignments(
             latents,
-            model.label_anchors,
+            model.label_anchors(),
             labels,
             log_weights=(torch.tensor([6, 4, 2]) / 12).log(),
             num_steps=10,
@@ -80,10 +80,10 @@ def test_scores_are_read_at_the_prediction_time(images, labels, num_draws):
     anchors, places = model.get_image_anchors(images), torch.zeros(1, 6)
     if num_draws:
         places = torch.randn(num_draws, 6, generator=torch.Generator().manual_seed(0))
-    label_anchors, s, mean = model.label_anchors.double(), time / (1 - time), 0
+    label_anchors, s, mean = model.label_anchors().double(), time / (1 - time), 0
     for place in places:
         latents = latent_zones.compute_latents(
-            anchors, place.expand_as(anchors), model.reference_anchors, include_own=True, num_steps=8
+            anchors, place.expand_as(anchors), model.reference_anchors(), include_own=True, num_steps=8
         )
         y, steps = latents.double(), 4000
         for k in range(steps):  # dy/ds = E[l | y, s] by the midpoint rule
@@ -173,7 +173,7 @@ def test_a_rectified_flow_keeps_the_labels_that_it_knows():
 def test_a_pipeline_embeds_as_anchors_and_features_by_name(images):
     pipe = LZNPipeline.from_model(with_references(tiny_config(), images))
     with torch.no_grad():
-        features, anchors = pipe.model.encoder(images)
+        features, anchors, _ = pipe.model.encoder(images)
     for kind, expected in (("features", features), ("anchors", anchors), ("embeddings", anchors)):
         torch.testing.assert_close(pipe.embed({"pixel_values": images}, kind=kind), expected)
     with pytest.raises(ValueError, match="`kind` must be .*got 'pixels'"):

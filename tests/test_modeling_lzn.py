@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from lzn_hf import LZNForImageClassification, LZNModel, latent_zones
 from lzn_hf.distributed_lzn import log_label_frequencies
 from lzn_hf.layers_scaled import ScaledConv2d, ScaledLinear
-from lzn_hf.losses_lzn import draw_noise, reconstruction_loss
+from lzn_hf.losses_lzn import reconstruction_loss
 from lzn_hf.modeling_lzn import evaluation_mode
+from lzn_hf.zones_lzn import draw_noise
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_losses_are_those_of_the_formulas(images, labels, training, reduction):
     torch.testing.assert_close(output.reconstruction_loss, reconstruction)
     frequencies = torch.tensor([6, 4, 2]) / 12 if training else torch.ones(3)  # frequencies are training's alone
     _, log_probs = latent_zones.trace_assignments(
-        latents, model.label_anchors, labels, log_weights=frequencies.log(), num_steps=10, end=config.alignment_end
+        latents, model.label_anchors(), labels, log_weights=frequencies.log(), num_steps=10, end=config.alignment_end
     )
     alignment = latent_zones.alignment_loss(log_probs, 0.2, reduction)
     torch.testing.assert_close(output.alignment_loss, alignment, rtol=1e-4, atol=1e-5)
@@ -62,7 +63,7 @@ def test_losses_are_those_of_the_formulas(images, labels, training, reduction):
 def test_every_parameter_gets_a_gradient(model, images, labels):
     model.train()(images, labels).loss.backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
-    assert all(p.grad.abs().max() > 0 for p in (model.label_anchors, *model.decoder.parameters()))
+    assert all(p.grad.abs().max() > 0 for p in (model.label_anchors.weight, *model.decoder.parameters()))
 
 
 def test_label_frequencies():
@@ -73,7 +74,7 @@ def test_label_frequencies():
 def test_a_label_absent_from_the_batch_is_no_nan(model, images):
     output = model.train()(images, torch.tensor([0, 1] * 6))
     output.loss.backward()
-    assert torch.isfinite(output.loss) and torch.isfinite(model.label_anchors.grad).all()
+    assert torch.isfinite(output.loss) and torch.isfinite(model.label_anchors.weight.grad).all()
 
 
 def test_a_model_without_labels_has_the_reconstruction_loss_alone(images):
@@ -115,9 +116,10 @@ def test_output_order_and_tuple(model, images, labels):
             "anchors",
             "latents",
             "label_log_probs",
+            "last_hidden_state",
         )
     ]
-    assert len(model(images, return_dict=False)) == 4
+    assert len(model(images, return_dict=False)) == 5
 
 
 def test_gradient_checkpointing_can_be_switched(model, images, labels):
@@ -161,7 +163,7 @@ def test_features_and_anchors(images, encoder_type, embedding):
     changes = {} if encoder_type == "ncsnpp" else TINY_RESNET
     model = perturbed(LZNModel(tiny_config(**changes))).eval()
     output = model(images)
-    features, anchors = model.encoder(images)
+    features, anchors, _ = model.encoder(images)
     assert features.shape == (12, model.encoder.feature_dim) and anchors.shape == (12, model.config.latent_dim)
     for kind, expected in (("features", features), ("anchors", anchors)):
         assert torch.equal(model.get_image_features(images, kind), expected) and torch.equal(output[kind], expected)
@@ -257,7 +259,9 @@ def test_initialisation_survives_from_pretrained(model, tmp_path):
 
     transformers calls `_init_weights` only on modules that own a missing parameter themselves, so a block cannot do it for its layers.
     """
-    state = {k: v for k, v in model.state_dict().items() if not k.startswith("decoder.") and k != "label_anchors"}
+    state = {
+        k: v for k, v in model.state_dict().items() if not k.startswith("decoder.") and k != "label_anchors.weight"
+    }
     model.save_pretrained(tmp_path, state_dict=state)
     loaded = LZNModel.from_pretrained(tmp_path)
     assert all(torch.equal(loaded.state_dict()[k], v) for k, v in state.items())
@@ -274,7 +278,7 @@ def test_initialisation_survives_from_pretrained(model, tmp_path):
     assert (
         loaded.decoder(images, torch.rand(4), torch.randn(4, 6), torch.zeros(4, dtype=torch.int64)).abs().max() < 1e-3
     )
-    assert 0.5 < loaded.label_anchors.std() < 1.5
+    assert 0.5 < loaded.label_anchors().std() < 1.5
     assert 0.5 < LZNModel(tiny_config(label_anchor_std=3.0)).label_anchors.std() / 3 < 1.5
 
 

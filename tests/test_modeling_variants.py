@@ -106,7 +106,7 @@ def test_resnet_embeds_images_of_any_size(resnet, tmp_path):
     assert isinstance(reloaded, LZNModel) and reloaded.decoder is None
     for size in (8, 48):
         images = torch.rand(2, 1, size, size) * 2 - 1
-        features, anchors = resnet.encoder(images)
+        features, anchors, _ = resnet.encoder(images)
         assert features.shape == (2, 128) and anchors.shape == (2, 64)
         torch.testing.assert_close(reloaded(images).pooler_output, features)
         torch.testing.assert_close(reloaded.get_image_anchors(images), anchors)
@@ -154,6 +154,6 @@ def test_label_latents_have_the_solver_of_the_label_flow():
     config = tiny_config(latent_solver="dpmsolver++", alignment_solver="euler", alignment_num_steps=30)
     model = perturbed(LZNModel(config)).eval()
     labels, noise = torch.tensor([0, 2, 1]), torch.randn(3, 6)
-    anchors = model.label_anchors
+    anchors = model.label_anchors()
     expected = latent_zones.compute_latents(anchors[labels], noise, anchors, solver="euler", num_steps=30)
     torch.testing.assert_close(model.get_label_latents(labels, noise), expected)

@@ -51,7 +51,7 @@ def test_features_are_what_the_model_pools(model_type):
     assert not reference.load_state_dict(encoder.backbone.state_dict(), strict=False).unexpected_keys
     normalised = ((images.double() + 1) / 2 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     with torch.no_grad():
-        features, anchors = encoder(images)
+        features, anchors, _ = encoder(images)
         output = reference(pixel_values=normalised.float())
         expected = POOLED.get(model_type, lambda output: output.pooler_output.flatten(1))(output)
         torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)

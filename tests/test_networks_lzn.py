@@ -80,7 +80,7 @@ def test_a_field_changes_its_network(name):
 @pytest.mark.parametrize("fields", [{}, RESNET, BACKBONE])
 def test_encoders_have_the_channels_and_latents_of_the_config(fields):
     config = tiny_config(**fields, image_size=16, num_channels=3)
-    features, anchors = build_encoder(config)(torch.randn(2, 3, 16, 16))
+    features, anchors, _ = build_encoder(config)(torch.randn(2, 3, 16, 16))
     assert features.ndim == 2 and anchors.shape == (2, config.latent_dim)
 
 

@@ -48,7 +48,7 @@ def test_output_shapes(changes):
     encoder, decoder = make_encoder(**changes), make_decoder(**changes)
     size, channels = changes.get("image_size", 8), changes.get("in_channels", 1)
     images = torch.randn(2, channels, size, size)
-    features, anchors = encoder(images)
+    features, anchors, _ = encoder(images)
     assert encoder.feature_dim == 8 * changes.get("channel_multipliers", (1, 2))[-1]
     assert features.shape == (2, encoder.feature_dim)
     assert anchors.shape == (2, 6)

@@ -128,7 +128,7 @@ def test_network_reproduces_published_numbers():
     }
     encoder.load_state_dict(filled, strict=True)
     with torch.no_grad():
-        features, anchors = encoder(GOLDEN["network/in"])
+        features, anchors, _ = encoder(GOLDEN["network/in"])
         anchors64 = encoder.double()(GOLDEN["network/in"].double())[1]
     torch.testing.assert_close(features[:, :256], GOLDEN["network/features"], atol=2e-5, rtol=0)
     torch.testing.assert_close(anchors.double(), GOLDEN["network/anchors"], atol=2.5e-5, rtol=0)
@@ -165,7 +165,7 @@ def test_named_depths_have_that_many_layers():
 )
 def test_output_shapes(changes):
     encoder = make_encoder(**changes)
-    features, anchors = encoder(torch.randn(2, encoder.stem_conv.in_channels, 40, 33))
+    features, anchors, _ = encoder(torch.randn(2, encoder.stem_conv.in_channels, 40, 33))
     assert encoder.feature_dim == 4 * changes.get("widths", TINY["widths"])[-1]
     assert features.shape == (2, encoder.feature_dim)
     assert anchors.shape == (2, encoder.latent_dim) == (2, changes.get("latent_dim", 64))
@@ -186,7 +186,7 @@ def test_the_stem_for_small_images_keeps_their_size():
     for block in (block for stage in encoder.stages for block in stage):
         block.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape[1:])))
     images = random_images(16)
-    features, anchors = encoder(images)
+    features, anchors, _ = encoder(images)
     assert shapes == [(32, 16, 16), (128, 16, 16), (256, 8, 8), (256, 8, 8)]
     assert features.shape == (4, 256) and anchors.shape == (4, 64)
     assert encoder.stem_conv.weight.shape == (32, 1, 3, 3)
@@ -303,7 +303,7 @@ def test_autocast_and_half_precision_keep_anchors_in_float32():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             autocast = encoder(images)
         half = encoder.bfloat16()(images.bfloat16())
-    for features, anchors in (autocast, half):
+    for features, anchors, _ in (autocast, half):
         assert anchors.dtype == torch.float32
         assert (features - expected[0]).norm() < 0.05 * expected[0].norm()
         assert (anchors - expected[1]).norm() < 0.1 * expected[1].norm()

@@ -236,15 +236,15 @@ def weights_of(model: LZNModel) -> torch.Tensor:
     return torch.cat([weight.flatten() for weight in model.state_dict().values()])
 
 
-SHARDED = {"max_shard_size": "20KB"}  # 18 files
+SHARDED = {"max_shard_size": "20KB"}  # 17 files
 
 
 @pytest.mark.parametrize(
     ("arguments", "files"),
     [
         ({"variant": "ema"}, {"model.ema.safetensors"}),
-        (SHARDED, {"model-00001-of-00018.safetensors", "model.safetensors.index.json"}),
-        ({"variant": "ema", **SHARDED}, {"model.ema-00001-of-00018.safetensors", "model.safetensors.index.ema.json"}),
+        (SHARDED, {"model-00001-of-00017.safetensors", "model.safetensors.index.json"}),
+        ({"variant": "ema", **SHARDED}, {"model.ema-00001-of-00017.safetensors", "model.safetensors.index.ema.json"}),
     ],
 )
 def test_variants_and_shards_open_again(pipe, images, tmp_path, arguments, files):
@@ -275,7 +275,7 @@ def test_variants_live_side_by_side(pipe, tmp_path):
             assert torch.equal(weights_of(LZNPipeline.from_pretrained(tmp_path, variant=name).model), weights), name
     whole, shards = (
         {"model.safetensors", "model.ema.safetensors"},
-        {f"model.raw-{i:05}-of-00018.safetensors" for i in range(1, 19)},
+        {f"model.raw-{i:05}-of-00017.safetensors" for i in range(1, 18)},
     )
     expected_files = FILES | whole | shards | {"model.safetensors.index.raw.json"}
     assert {path.name for path in tmp_path.iterdir()} == expected_files

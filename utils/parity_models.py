@@ -113,7 +113,7 @@ class _Generation:
             velocity = model.predict_velocity(xt, 0.5, file.input("in/fixed_latent"), self.labels)
             file.compare("decoder/velocity_fixed_latent", velocity, decoder, like="decoder/velocity")
         elif self.labels is not None:
-            file.compare("ema/label/anchor", model.label_anchors, "averages", 0.0)
+            file.compare("ema/label/anchor", model.label_anchors(), "averages", 0.0)
             predicted = model.classify_latents(self.latents).argmax(-1)
             file.compare("ema/label/pred", predicted, "label predictions", 0.0)
 
@@ -167,7 +167,7 @@ class _Generation:
 
     @torch.no_grad()
     def check_labels(self) -> None:
-        file, model, anchors = self.file, self.model, self.model.label_anchors
+        file, model, anchors = self.file, self.model, self.model.label_anchors()
         file.compare("in/onehot", nn.functional.one_hot(self.labels, self.config.num_labels), "labels", 0.0)
         file.compare("label/anchor", anchors, "labels", 0.0)
         latents = model.get_label_latents(file.input("label/in_label"), file.input("label/in_prior"))

@@ -26,7 +26,7 @@ def check_contrastive(file: GoldenFile) -> None:
     model, flow = outputs.model("raw"), latent_flow(outputs.config)
     views, prior = file.input("in/data").unbind(1), file.input("in/prior")
     for i, view in enumerate(views):
-        features, anchors = model.encoder(view)
+        features, anchors, _ = model.encoder(view)
         file.compare(f"encoder/head_view{i}", anchors, "encoder", like="encoder/head_view0")
         file.compare(f"encoder/no_head_view{i}", features, "encoder")
     hidden = model.encoder._stem(views[0][:2])
@@ -49,7 +49,7 @@ def check_contrastive(file: GoldenFile) -> None:
     file.compare("assignment/own_prob", own, "alignment", REVERSE_LATENTS)
 
     if "encoder_ema" in outputs.checkpoint:
-        features, anchors = outputs.model("ema").encoder(views[0])
+        features, anchors, _ = outputs.model("ema").encoder(views[0])
         file.compare("ema/encoder/head_view0", anchors, "averages", like="encoder/head_view0")
         file.compare("ema/encoder/no_head_view0", features, "averages")
     exact = model.double().encoder(views[0].double())[1]
@@ -80,7 +80,7 @@ def check_filled_resnet(file: GoldenFile) -> None:
 
     images = file.input("in/images")
     with torch.no_grad():
-        features, anchors = model.encoder(images)
+        features, anchors, _ = model.encoder(images)
     file.compare("encoder/head", anchors, "encoder")
     file.compare("encoder/no_head", features, "encoder")
     # Gradients in float64: a ReLU at rounding distance from its kink turns a float32 gradient norm by 1e-3.

@@ -352,7 +352,11 @@ def published_entries(config: LZNConfig) -> list[Entry]:
                 ours, transposed = f"{names[layer]}.{name}", is_nin and name == "weight"
                 entries.append(Entry(part, published, shape, tensor.requires_grad, ours, transposed))
     if model.label_anchors is not None:
-        entries.append(Entry("label_anchor", "anchor", tuple(model.label_anchors.shape), True, "label_anchors", False))
+        entries.append(
+            Entry(
+                "label_anchor", "anchor", tuple(model.label_anchors.weight.shape), True, "label_anchors.weight", False
+            )
+        )
     return entries
 
 

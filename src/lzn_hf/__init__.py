@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from . import latent_zones
 from .configuration_lzn import LZNConfig
 from .image_processing_lzn import LZNImageProcessor
-from .modeling_lzn import LZNForImageClassification, LZNModel, LZNOutput, LZNPreTrainedModel
+from .modeling_classification_lzn import LZNForImageClassification
+from .modeling_lzn import LZNModel, LZNOutput, LZNPreTrainedModel
 from .registration_lzn import register_with_diffusers, register_with_transformers
 
 

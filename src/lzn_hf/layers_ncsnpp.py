@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .layers_scaled import TINY_INIT_SCALE, ScaledConv2d, ScaledLinear
+from .layers_scaled import TINY_INIT_SCALE, InputConv2d, InputLinear, ScaledConv2d, ScaledLinear
 
 
 SKIP_SCALE = 1 / math.sqrt(2)  # a sum of two unit-variance branches has unit variance again
@@ -249,7 +249,7 @@ class InputSkip(nn.Module):
     def __init__(self, in_channels: int, channels: int, mode: str) -> None:
         super().__init__()
         self.mode = mode
-        self.conv = ScaledConv2d(in_channels, channels, 1)
+        self.conv = InputConv2d(in_channels, channels, 1)
 
     def forward(self, pyramid: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """`(B, in_channels, H, W)`, `(B, channels, H, W)` -> `(B, channels or 2 * channels, H, W)`."""
@@ -323,19 +323,17 @@ class ConditionEmbedding(nn.Module):
         is_fourier = time_embedding == "fourier"
         self.time_embedding = FourierEmbedding(channels, fourier_scale) if is_fourier else None
         time_dim = 2 * channels if is_fourier else channels
-        self.linear1 = ScaledLinear(latent_dim + num_labels + time_dim, 4 * channels)
+        self.linear1 = InputLinear(latent_dim + num_labels + time_dim, 4 * channels)
         self.linear2 = ScaledLinear(4 * channels, 4 * channels)
 
     def forward(self, steps: torch.Tensor, latents: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """`(B,)` in float32 at least, `(B, latent_dim)`, `(B,)` or `None` -> `(B, 4 * channels)`, activated."""
-        # Latents and embedded times are float32; a half-precision network needs its own dtype.
-        dtype = self.linear1.weight.dtype
-        parts = [latents.to(dtype)]
-        if labels is not None:  # one-hot, in its final dtype at once
-            parts.append((labels[:, None] == torch.arange(self.num_labels, device=labels.device)).to(dtype))
+        parts = [latents.to(steps.dtype)]
+        if labels is not None:  # one-hot
+            parts.append((labels[:, None] == torch.arange(self.num_labels, device=labels.device)).to(steps.dtype))
         if self.time_embedding is None:
             time = timestep_embedding(steps, self.channels)
         else:
             time = self.time_embedding(steps.log())
-        parts.append(time.to(dtype))
+        parts.append(time.to(steps.dtype))
         return F.silu(self.linear2(F.silu(self.linear1(torch.cat(parts, dim=1)))))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 
 TINY_INIT_SCALE = 1e-10  # variance scale of layers that should start at zero: their gradients stay alive
@@ -79,10 +79,27 @@ class ScaledLinear(nn.Linear):
         _scale_variance(self, self.init_scale)
 
 
+class InputConv2d(ScaledConv2d):
+    """[`ScaledConv2d`] at the entry of a network: images of any dtype get that of its weights."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Casts and convolves."""
+        # Here and not in the network: while hooks hold the weights in another dtype or elsewhere, only a layer knows its own.
+        return super().forward(input.to(self.weight.dtype))
+
+
+class InputLinear(ScaledLinear):
+    """[`ScaledLinear`] at the entry of a network: vectors of any dtype get that of its weights."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Casts and maps."""
+        return super().forward(input.to(self.weight.dtype))
+
+
 def _scale_variance(layer: nn.Conv2d | nn.Linear, init_scale: float) -> None:
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(init_scale))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
-__all__ = ["TINY_INIT_SCALE", "ScaledConv2d", "ScaledLinear"]
+__all__ = ["TINY_INIT_SCALE", "InputConv2d", "InputLinear", "ScaledConv2d", "ScaledLinear"]

@@ -1,10 +1,11 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Latents by the solver of a configuration, the losses of Latent Zoning Networks (arXiv 2509.15591), and the output with both."""
+"""The losses of Latent Zoning Networks (arXiv 2509.15591), and the output with them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,8 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from .configuration_lzn import LZNConfig
-from .distributed_lzn import gather_with_gradient, log_label_frequencies, process_index
-from .latent_zones import alignment_loss, compute_latents, trace_assignments
+from .distributed_lzn import log_label_frequencies, process_index
+from .zones_lzn import align_latents, draw_latents, draw_noise, gather_pool, place_anchors
 
 
 @dataclass
@@ -35,6 +36,9 @@ class LZNOutput(ModelOutput):
         label_log_probs (`Tensor` of shape `(S, K B)`, *optional*): log-probability of each image's label at every alignment step, of
             all images for the first noise scale, then of all for the second, ...
         view_log_probs (`Tensor` of shape `(S, B)`, *optional*): log-probability of the anchor of each image's second view.
+        last_hidden_state (`Tensor`, *optional*): the encoder's last feature map, `(B, E, H', W')` (or what a backbone calls so).
+        hidden_states (tuple of `Tensor`, *optional*): with `output_hidden_states=True`, what the encoder's first block is given and the
+            feature map after each block; with second views, of both views.
     """
 
     loss: Tensor | None = None
@@ -47,60 +51,58 @@ class LZNOutput(ModelOutput):
     latents: Tensor | None = None
     label_log_probs: Tensor | None = None
     view_log_probs: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
-def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draws standard normal float32 noise of the shape and on the device of a tensor."""
-    return torch.randn(like.shape, device=like.device, dtype=torch.float32, generator=generator)
-
-
-def place_anchors(
-    config: LZNConfig, anchors: Tensor, noise: Tensor, pool: Tensor | None = None, *, include_own: bool = False
-) -> Tensor:
-    """Computes the latents of anchors of images, with the latent solver of the configuration.
+def joint_losses(
+    model: Any,
+    pixel_values: Tensor,
+    anchors: Tensor | None,
+    labels: Tensor | None = None,
+    noise: Tensor | None = None,
+    sample_noise: Tensor | None = None,
+    timesteps: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Computes the losses of joint training.
 
     Args:
-        config ([`LZNConfig`]): `latent_solver` and `latent_num_steps`.
-        anchors (`Tensor` of shape `(B, D)`): the anchors to place.
-        noise (`Tensor` of shape `(B, D)`): prior noise.
-        pool (`Tensor` of shape `(N, D)`, *optional*): the anchors that share the prior, `anchors` by default.
-        include_own (`bool`, *optional*, defaults to `False`): whether each row's pool is {its own anchor} + `pool`.
+        model ([`LZNModel`]): its configuration, decoder and label anchors.
+        pixel_values (`Tensor` of shape `(B, C, H, W)`): images in [-1, 1].
+        anchors (`Tensor` of shape `(B, D)`, *optional*): their anchors; `None` for a model without image encoder.
+        labels, noise, sample_noise, timesteps, generator (*optional*): see [`LZNModel.forward`].
 
     Returns:
-        `Tensor` of shape `(B, D)`: the latents.
+        `dict[str, Tensor]`: `loss`, and the fields of [`LZNOutput`] that it is made of.
 
     Raises:
-        ValueError: as [`latent_zones.compute_latents`].
+        ValueError: for labels of a wrong shape or range, a pool of one image, and a model that has neither decoder nor labels.
     """
-    solver, num_steps = config.latent_solver, config.latent_num_steps
-    return compute_latents(anchors, noise, pool, include_own=include_own, solver=solver, num_steps=num_steps)
-
-
-def align_latents(
-    config: LZNConfig, latents: Tensor, pool: Tensor, targets: Tensor, log_weights: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Computes the alignment loss of latents with their target anchors.
-
-    Args:
-        config ([`LZNConfig`]): settings of the alignment flow and of its loss.
-        latents (`Tensor` of shape `(B, D)`): the latents.
-        pool (`Tensor` of shape `(N, D)`): the anchors to align them with.
-        targets (`Tensor` of shape `(B,)`): the row of `pool` that each latent belongs to.
-        log_weights (`Tensor` of shape `(N,)`, *optional*): logarithms of the weights of the anchors; equal by default.
-
-    Returns:
-        `tuple`: the loss, a scalar, and the log-probabilities `(S, B)` of the targets at each of the S alignment steps.
-    """
-    _, log_probs = trace_assignments(
-        latents,
-        pool,
-        targets,
-        log_weights=log_weights,
-        solver=config.alignment_solver,
-        num_steps=config.alignment_num_steps,
-        end=config.alignment_end,
-    )
-    return alignment_loss(log_probs, config.step_cutoff, config.alignment_reduction), log_probs
+    config = model.config
+    if model.decoder is None and not config.num_labels:
+        raise ValueError(
+            "this model has neither an image decoder nor labels, so its only loss is that of `second_views`, which are not given."
+        )
+    if config.num_labels:
+        check_labels(labels, pixel_values.shape[0], config.num_labels)
+    losses: dict[str, Tensor] = {}
+    weighted: list[Tensor] = []
+    latents = None
+    if anchors is not None:
+        pool = gather_pool(anchors)
+        noise = draw_noise(anchors, generator) if noise is None else noise
+        latents = losses["latents"] = place_anchors(config, anchors, noise, pool)
+    if model.decoder is not None:
+        losses["reconstruction_loss"] = reconstruction_loss(
+            model.predict_velocity, pixel_values, latents, labels, sample_noise, timesteps, generator
+        )
+        weighted.append(config.reconstruction_weight * losses["reconstruction_loss"])
+    if anchors is not None and labels is not None:
+        drawn = draw_latents(config, anchors, pool, latents, generator)
+        losses |= label_losses(config, drawn, model.label_anchors(), labels, weighted=model.training)
+        weighted.append(config.alignment_weight * losses["alignment_loss"])
+    return {**losses, "loss": sum(weighted[1:], start=weighted[0])}
 
 
 def reconstruction_loss(
@@ -181,30 +183,6 @@ def view_losses(
     }
 
 
-def draw_latents(
-    config: LZNConfig, anchors: Tensor, pool: Tensor, latents: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
-    """Draws the latents of images that are aligned with their labels, one for each of `config.alignment_noise_scales`.
-
-    Args:
-        config ([`LZNConfig`]): `alignment_noise_scales`, K of them, and the latent solver.
-        anchors (`Tensor` of shape `(B, D)`): the anchors of the images.
-        pool (`Tensor` of shape `(N, D)`): the anchors that share the prior.
-        latents (`Tensor` of shape `(B, D)`): latents under noise of scale 1, which are taken for the first scale if that is 1.
-        generator (`torch.Generator`, *optional*): draws the noise of the others.
-
-    Returns:
-        `Tensor` of shape `(K B, D)`: the latents of all images for the first scale, then of all for the second, ...
-    """
-    first, *rest = config.alignment_noise_scales
-    drawn = [latents] if first == 1 else []
-    scales = rest if first == 1 else [first, *rest]
-    if scales:
-        noise = torch.cat([scale * draw_noise(anchors, generator) for scale in scales])
-        drawn.append(place_anchors(config, anchors.repeat(len(scales), 1), noise, pool))
-    return torch.cat(drawn)
-
-
 def label_losses(
     config: LZNConfig, latents: Tensor, label_anchors: Tensor, labels: Tensor, *, weighted: bool
 ) -> dict[str, Tensor]:
@@ -227,57 +205,6 @@ def label_losses(
     return {"alignment_loss": loss, "label_log_probs": log_probs}
 
 
-def place_images(config: LZNConfig, anchors: Tensor, reference_anchors: Tensor) -> Tensor:
-    """Computes the latents by which images are classified, each placed among {its own anchor} + reference anchors.
-
-    Args:
-        config ([`LZNConfig`]): the latent solver, and `num_prediction_draws`: 0 for the middle of the zone alone, or K fixed places in it.
-        anchors (`Tensor` of shape `(B, D)`): the anchors of the images.
-        reference_anchors (`Tensor` of shape `(N, D)`): anchors of training images.
-
-    Returns:
-        `Tensor` of shape `(B, max(K, 1), D)`: the latents.
-    """
-    num_draws = config.num_prediction_draws
-    points = torch.zeros(1, anchors.shape[1])
-    if num_draws:
-        # Drawn on the CPU from a fixed seed: the same points on every device and in every call.
-        points = torch.randn(num_draws, anchors.shape[1], generator=torch.Generator().manual_seed(0))
-    noise = points.to(anchors).repeat(len(anchors), 1)
-    rows = anchors.repeat_interleave(len(points), 0)
-    return place_anchors(config, rows, noise, reference_anchors, include_own=True).unflatten(0, (-1, len(points)))
-
-
-def score_labels(config: LZNConfig, latents: Tensor, label_anchors: Tensor, time: float | None = None) -> Tensor:
-    """Computes the log-probabilities of labels: the assignment probabilities of the label anchors at one time.
-
-    Args:
-        config ([`LZNConfig`]): solver and number of steps of the alignment flow.
-        latents (`Tensor` of shape `(B, D)` or `(B, K, D)`): latents, or several of each image, over which probabilities are averaged.
-        label_anchors (`Tensor` of shape `(C, D)`): the anchors of all labels.
-        time (`float`, *optional*): the time in (0, 1] of the flow, see `config.prediction_time`. Default: its end.
-
-    Returns:
-        `Tensor` of shape `(B, C)`: the log-probabilities.
-    """
-    solver, num_steps, end = config.alignment_solver, config.alignment_num_steps, 1.0 if time is None else time
-    rows = latents.flatten(0, -2)
-    log_probs = trace_assignments(rows, label_anchors, solver=solver, num_steps=num_steps, end=end)[1][-1]
-    if len(rows) == len(latents):
-        return log_probs
-    return log_probs.unflatten(0, latents.shape[:-1]).logsumexp(1).log_softmax(-1)
-
-
-def gather_pool(anchors: Tensor) -> Tensor:
-    """Gathers the anchors of all processes with gradient; raises a ValueError if that is one image."""
-    pool = gather_with_gradient(anchors)
-    if len(pool) == 1:
-        raise ValueError(
-            "`pixel_values` must hold at least 2 images for the loss: in a pool of one the latent is the noise itself."
-        )
-    return pool
-
-
 def check_labels(labels: Tensor | None, batch_size: int, num_labels: int) -> None:
     """Raises a ValueError for labels that are missing, or of a wrong type, shape or range."""
     if labels is None:
@@ -291,16 +218,4 @@ def check_labels(labels: Tensor | None, batch_size: int, num_labels: int) -> Non
         raise ValueError(f"`labels` must be in 0..{num_labels - 1}, got {labels.min().item()}..{labels.max().item()}.")
 
 
-__all__ = [
-    "align_latents",
-    "check_labels",
-    "draw_latents",
-    "draw_noise",
-    "gather_pool",
-    "label_losses",
-    "place_anchors",
-    "place_images",
-    "reconstruction_loss",
-    "score_labels",
-    "view_losses",
-]
+__all__ = ["LZNOutput", "check_labels", "joint_losses", "label_losses", "reconstruction_loss", "view_losses"]

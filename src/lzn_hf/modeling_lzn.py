@@ -3,31 +3,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .anchors_lzn import LabelAnchors, ReferenceAnchors
 from .checks_lzn import check_choice, check_pixel_values
 from .configuration_lzn import LZNConfig
 from .latent_zones import compute_latents
-from .losses_lzn import (
-    LZNOutput,
-    check_labels,
-    draw_latents,
-    draw_noise,
-    gather_pool,
-    label_losses,
-    place_anchors,
-    place_images,
-    reconstruction_loss,
-    score_labels,
-    view_losses,
-)
+from .layers_ncsnpp import ResidualBlock
+from .losses_lzn import LZNOutput, check_labels, joint_losses, view_losses
 from .networks_lzn import build_decoder, build_encoder, evaluation_mode
 from .networks_ncsnpp import NCSNPP_LAYERS
-from .networks_resnet import RESNET_LAYERS
+from .networks_resnet import RESNET_LAYERS, Bottleneck
+from .zones_lzn import draw_noise, place_anchors, place_images, score_labels
 
 
 EMBEDDING_KINDS = ("embeddings", "features", "anchors")  # of `get_image_features`
@@ -42,6 +34,12 @@ class LZNPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     supports_gradient_checkpointing = True
+    # Blocks are run as one piece: they add what they get to what they make of it.
+    _no_split_modules = ["ResidualBlock", "Bottleneck"]
+    # The feature maps after each block of the image encoder. Backbones of transformers record their own.
+    _can_record_outputs = {
+        "hidden_states": [OutputRecorder(block, layer_name="encoder") for block in (ResidualBlock, Bottleneck)]
+    }
     # In half precision the phases of the Fourier features of the time are noise.
     _keep_in_fp32_modules_strict = {"time_embedding"}
 
@@ -49,13 +47,8 @@ class LZNPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         # Not super(): it would overwrite the initialisation of the layers with normal(0, 0.02). Only functions of nn.init here:
         # transformers makes them skip what a checkpoint has filled.
-        if isinstance(module, (*NCSNPP_LAYERS, *RESNET_LAYERS)):
+        if isinstance(module, (*NCSNPP_LAYERS, *RESNET_LAYERS, LabelAnchors, ReferenceAnchors)):
             module.reset_parameters()
-        elif isinstance(module, LZNModel):
-            if module.label_anchors is not None:
-                nn.init.normal_(module.label_anchors, std=self.config.label_anchor_std)
-            if module.reference_anchors is not None:
-                nn.init.zeros_(module.reference_anchors)
 
 
 class LZNModel(LZNPreTrainedModel):
@@ -64,19 +57,18 @@ class LZNModel(LZNPreTrainedModel):
     Images are `(B, C, H, W)` in [-1, 1]; labels are int64 `(B,)`; in the image flow `t = 0` is noise and `t = 1` the image.
     """
 
-    reference_anchors: Tensor | None
-
     def __init__(self, config: LZNConfig):
         super().__init__(config)
         self.encoder = build_encoder(config)
         self.decoder = build_decoder(config)
         num_labels = config.num_labels if config.encoder_type is not None else 0
         num_reference_anchors = config.num_reference_anchors
-        self.label_anchors = nn.Parameter(torch.empty(num_labels, config.latent_dim)) if num_labels else None
-        reference_anchors = torch.empty(num_reference_anchors, config.latent_dim) if num_reference_anchors else None
-        self.register_buffer("reference_anchors", reference_anchors)
+        latent_dim = config.latent_dim
+        self.label_anchors = LabelAnchors(num_labels, latent_dim, config.label_anchor_std) if num_labels else None
+        self.reference_anchors = ReferenceAnchors(num_reference_anchors, latent_dim) if num_reference_anchors else None
         self.post_init()
 
+    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         pixel_values: Tensor,
@@ -88,6 +80,7 @@ class LZNModel(LZNPreTrainedModel):
         sample_noise: Tensor | None = None,
         timesteps: Tensor | None = None,
         generator: torch.Generator | None = None,
+        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> LZNOutput | tuple:
         """Embeds images; with labels, second views or `return_loss=True` also computes the training losses.
@@ -109,70 +102,38 @@ class LZNModel(LZNPreTrainedModel):
             sample_noise (`Tensor` of shape `(B, C, H, W)`, *optional*): the noise e of the image flow.
             timesteps (`Tensor` of shape `(B,)`, *optional*): the times t of the image flow in [0, 1].
             generator (`torch.Generator`, *optional*): draws the three above where they are not given.
+            output_hidden_states (`bool`, *optional*): whether to return the feature maps after each block of the encoder, too.
             return_dict (`bool`, *optional*): whether to return an [`LZNOutput`] (default) or a tuple.
 
         Raises:
             ValueError: for images or labels of a wrong shape or range, labels beside second views, a batch of one image in the whole
                 pool, and for a loss of a model that has neither decoder nor labels.
         """
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        losses: dict[str, Tensor] = {}
-        features = anchors = None
+        losses: dict[str, Any] = {}
+        features = anchors = hidden = None
         if second_views is not None:
             if labels is not None or second_views.shape != pixel_values.shape:
                 raise ValueError(
                     f"`second_views` must have the shape of `pixel_values`, {tuple(pixel_values.shape)}, and come without `labels`, "
                     f"got {tuple(second_views.shape)}{'' if labels is None else ' and labels'}."
                 )
-            features, anchors = self._encode(torch.cat([pixel_values, second_views]))
-            features, (anchors, targets) = features.chunk(2)[0], anchors.chunk(2)
+            features, anchors, hidden = self._encode(torch.cat([pixel_values, second_views]))
+            features, (anchors, targets), hidden = features.chunk(2)[0], anchors.chunk(2), hidden.chunk(2)[0]
             losses = view_losses(self.config, anchors, targets, noise, generator)
         else:
             if self.encoder is not None:
-                features, anchors = self._encode(pixel_values)
+                features, anchors, hidden = self._encode(pixel_values)
             if labels is not None if return_loss is None else return_loss:
-                losses = self._losses(pixel_values, anchors, labels, noise, sample_noise, timesteps, generator)
+                losses = joint_losses(self, pixel_values, anchors, labels, noise, sample_noise, timesteps, generator)
         embeddings = anchors if self.config.embedding_kind == "anchors" else features
-        output = LZNOutput(
-            embeddings=embeddings, pooler_output=embeddings, features=features, anchors=anchors, **losses
+        return LZNOutput(
+            embeddings=embeddings,
+            pooler_output=embeddings,
+            features=features,
+            anchors=anchors,
+            last_hidden_state=hidden,
+            **losses,
         )
-        return output if return_dict else output.to_tuple()
-
-    def _losses(
-        self,
-        pixel_values: Tensor,
-        anchors: Tensor | None,
-        labels: Tensor | None,
-        noise: Tensor | None,
-        sample_noise: Tensor | None,
-        timesteps: Tensor | None,
-        generator: torch.Generator | None,
-    ) -> dict[str, Tensor]:
-        """Computes the loss fields of [`LZNOutput`] for images with their `anchors`; the other arguments as in `forward`."""
-        config = self.config
-        if self.decoder is None and not config.num_labels:
-            raise ValueError(
-                "this model has neither an image decoder nor labels, so its only loss is that of `second_views`, which are not given."
-            )
-        if config.num_labels:
-            check_labels(labels, len(pixel_values), config.num_labels)
-        losses: dict[str, Tensor] = {}
-        weighted: list[Tensor] = []
-        latents = None
-        if anchors is not None:
-            pool = gather_pool(anchors)
-            noise = draw_noise(anchors, generator) if noise is None else noise
-            latents = losses["latents"] = place_anchors(config, anchors, noise, pool)
-        if self.decoder is not None:
-            losses["reconstruction_loss"] = reconstruction_loss(
-                self.predict_velocity, pixel_values, latents, labels, sample_noise, timesteps, generator
-            )
-            weighted.append(config.reconstruction_weight * losses["reconstruction_loss"])
-        if self.label_anchors is not None and anchors is not None and labels is not None:
-            drawn = draw_latents(config, anchors, pool, losses["latents"], generator)
-            losses |= label_losses(config, drawn, self.label_anchors, labels, weighted=self.training)
-            weighted.append(config.alignment_weight * losses["alignment_loss"])
-        return {**losses, "loss": sum(weighted[1:], start=weighted[0])}
 
     def get_image_features(self, pixel_values: Tensor, kind: str = "embeddings") -> Tensor:
         """Embeds images, each by itself.
@@ -191,7 +152,7 @@ class LZNModel(LZNPreTrainedModel):
             ValueError: as `forward`, and for another kind.
         """
         check_choice(EMBEDDING_KINDS, kind=kind)
-        features, anchors = self._encode(pixel_values)
+        features, anchors, _ = self._encode(pixel_values)
         kind = self.config.embedding_kind if kind == "embeddings" else kind
         return anchors if kind == "anchors" else features
 
@@ -223,8 +184,9 @@ class LZNModel(LZNPreTrainedModel):
         """
         anchors = self.get_image_anchors(pixel_values)
         noise = draw_noise(anchors, generator) if noise is None else noise
-        pool = self.reference_anchors if pool is None else pool
-        if pool is None and len(anchors) == 1:
+        if pool is None and self.reference_anchors is not None:
+            pool = self.reference_anchors()
+        if pool is None and anchors.shape[0] == 1:
             raise ValueError(
                 "one image alone has no latent zone to be placed in: pass `pool`, or call `model.set_reference_anchors(anchors)` "
                 "with anchors of training images once and save the model."
@@ -247,8 +209,8 @@ class LZNModel(LZNPreTrainedModel):
         Raises:
             ValueError: if the model has no labels, or a label is out of range.
         """
-        label_anchors = self._require_label_anchors()
-        check_labels(labels, labels.numel(), len(label_anchors))
+        label_anchors = self.require_label_anchors()()
+        check_labels(labels, labels.numel(), label_anchors.shape[0])
         anchors = label_anchors[labels]
         noise = draw_noise(anchors, generator) if noise is None else noise
         solver, num_steps = self.config.alignment_solver, self.config.alignment_num_steps
@@ -260,7 +222,7 @@ class LZNModel(LZNPreTrainedModel):
         Raises:
             ValueError: if the model has no labels, or the shape does not fit.
         """
-        return score_labels(self.config, latents, self._require_label_anchors())
+        return score_labels(self.config, latents, self.require_label_anchors()())
 
     def classify_images(self, pixel_values: Tensor) -> Tensor:
         """Classifies images `(B, C, H, W)` in [-1, 1]: log-probabilities `(B, num_labels)`, each row a function of its image alone.
@@ -272,13 +234,17 @@ class LZNModel(LZNPreTrainedModel):
         Raises:
             ValueError: if the model has no labels or no reference anchors, and for images of a wrong shape or range.
         """
-        label_anchors = self._require_label_anchors()
+        return self.classify_anchors(self.get_image_anchors(pixel_values))
+
+    def classify_anchors(self, anchors: Tensor) -> Tensor:
+        """Classifies images by their anchors `(B, D)`; returns and raises as `classify_images`."""
+        label_anchors = self.require_label_anchors()()
         if self.reference_anchors is None:
             raise ValueError(
                 "classifying an image by itself needs reference anchors and this model has none: call "
                 "`model.set_reference_anchors(model.get_image_anchors(training_images))` once and save the model."
             )
-        latents = place_images(self.config, self.get_image_anchors(pixel_values), self.reference_anchors)
+        latents = place_images(self.config, anchors, self.reference_anchors())
         return score_labels(self.config, latents, label_anchors, self.config.prediction_time)
 
     def predict_velocity(
@@ -308,18 +274,18 @@ class LZNModel(LZNPreTrainedModel):
                     "`latents` must be None for a model without image encoder, whose decoder does not take them, got a "
                     f"{type(latents).__name__}."
                 )
-            latents = sample.new_empty(len(sample), 0)
+            latents = sample.new_empty(sample.shape[0], 0)
         elif latents is None:
             raise ValueError(
                 "`latents` are needed: get_label_latents(labels), get_image_latents(pixel_values), or prior noise "
-                f"torch.randn({len(sample)}, {self.config.latent_dim})."
+                f"torch.randn({sample.shape[0]}, {self.config.latent_dim})."
             )
         if labels is None and self.label_anchors is not None:
             labels = self.classify_latents(latents).argmax(-1)
         elif labels is not None and not self.config.num_labels:
-            self._require_label_anchors()
-        t = torch.as_tensor(t, dtype=torch.float32, device=sample.device).expand(len(sample))
-        return self.decoder(sample.to(self.dtype), t, latents.to(self.dtype), labels)
+            self.require_label_anchors()
+        t = torch.as_tensor(t, dtype=torch.float32, device=sample.device).expand(sample.shape[0])
+        return self.decoder(sample, t, latents, labels)
 
     def set_reference_anchors(self, anchors: Tensor) -> None:
         """Stores anchors of training images, among which single images are placed. They are saved with the weights.
@@ -334,11 +300,12 @@ class LZNModel(LZNPreTrainedModel):
             raise ValueError(f"`anchors` must have shape (N, {self.config.latent_dim}), got {tuple(anchors.shape)}.")
         if not torch.isfinite(anchors).all():
             raise ValueError("`anchors` must be finite, got NaN or infinite values.")
-        self.reference_anchors = anchors.detach().to(self.device, torch.float32, copy=True)
-        self.config.num_reference_anchors = len(anchors)
+        self.reference_anchors = ReferenceAnchors(*anchors.shape)
+        self.reference_anchors.weight = anchors.detach().to(self.device, torch.float32, copy=True)
+        self.config.num_reference_anchors = anchors.shape[0]
 
-    def _encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Checks images and encodes them: embeddings (B, F) and anchors (B, D)."""
+    def _encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Checks images and encodes them: features `(B, F)`, anchors `(B, D)` and the last feature map."""
         config = self.config
         if self.encoder is None:
             raise ValueError(
@@ -350,9 +317,10 @@ class LZNModel(LZNPreTrainedModel):
         # Values are not looked at while training: it would make every step wait for the device.
         look = not self.training and not torch.compiler.is_compiling()
         check_pixel_values(pixel_values, config.num_channels, config.image_size, any_size=any_size, finite=look)
-        return self.encoder(pixel_values.to(self.dtype))
+        return self.encoder(pixel_values)
 
-    def _require_label_anchors(self) -> Tensor:
+    def require_label_anchors(self) -> LabelAnchors:
+        """Returns the module of the label anchors; raises a `ValueError` if the model has none."""
         if self.label_anchors is None:
             raise ValueError(
                 "this model has no image encoder (config.encoder_type is None): it generates images of labels, but labels have no latent "
@@ -363,34 +331,4 @@ class LZNModel(LZNPreTrainedModel):
         return self.label_anchors
 
 
-class LZNForImageClassification(LZNPreTrainedModel):
-    """[`LZNModel`] as a classifier: the logits are log-probabilities over the label zones, a function of each image alone."""
-
-    def __init__(self, config: LZNConfig):
-        super().__init__(config)
-        self.lzn = LZNModel(config)
-        self.post_init()
-
-    def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None
-    ) -> ImageClassifierOutput | tuple:
-        """Classifies images `(B, C, H, W)` in [-1, 1].
-
-        Args:
-            pixel_values (`Tensor` of shape `(B, C, H, W)`): images.
-            labels (`Tensor` of shape `(B,)`, *optional*): int64 labels; with them the loss is their mean negative log-likelihood.
-            return_dict (`bool`, *optional*): whether to return an `ImageClassifierOutput` (default) or a tuple.
-
-        Raises:
-            ValueError: as [`LZNModel.classify_images`], and for labels of a wrong type, shape or range.
-        """
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        if labels is not None:
-            check_labels(labels, len(pixel_values), len(self.lzn._require_label_anchors()))
-        logits = self.lzn.classify_images(pixel_values)
-        loss = None if labels is None else F.nll_loss(logits, labels)
-        output = ImageClassifierOutput(loss=loss, logits=logits)
-        return output if return_dict else output.to_tuple()
-
-
-__all__ = ["LZNForImageClassification", "LZNModel", "LZNOutput", "LZNPreTrainedModel", "evaluation_mode"]
+__all__ = ["EMBEDDING_KINDS", "LZNModel", "LZNOutput", "LZNPreTrainedModel", "evaluation_mode"]

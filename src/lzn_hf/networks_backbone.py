@@ -213,7 +213,9 @@ class BackboneEncoder(nn.Module):
                 module.eval()
         return self
 
-    def _features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def _features(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weight: Any = self.head["linear0"].weight
+        pixel_values = pixel_values.to(weight.dtype)
         if self.input_size is not None:
             resized = F.interpolate(pixel_values.float(), self.input_size, mode="bilinear", antialias=True)
             pixel_values = resized.to(pixel_values.dtype)
@@ -224,23 +226,24 @@ class BackboneEncoder(nn.Module):
             for channel, mean, std in zip(channels, self.image_mean, self.image_std, strict=True)
         ]
         output = self.backbone(pixel_values=torch.cat(normalised, dim=1), **self.forward_arguments)
-        return _pool(output, self.has_cls_token)
+        return _pool(output, self.has_cls_token), output["last_hidden_state"]
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Encodes images, each by itself.
 
         Args:
             pixel_values (`Tensor` of shape `(B, in_channels, H, W)`): images in [-1, 1].
 
         Returns:
-            `tuple(Tensor, Tensor)`: features `(B, feature_dim)`, and anchors `(B, latent_dim)` in float32 at least.
+            `tuple(Tensor, Tensor, Tensor)`: features `(B, feature_dim)`, anchors `(B, latent_dim)` in float32 at least, and the
+            `last_hidden_state` of the backbone.
         """
         if self.gradient_checkpointing and self.training and not self.backbone.supports_gradient_checkpointing:
-            features = checkpoint(self._features, pixel_values, use_reentrant=False)
+            features, hidden = checkpoint(self._features, pixel_values, use_reentrant=False)
         else:
-            features = self._features(pixel_values)
+            features, hidden = self._features(pixel_values)
         anchors = self.head(features)
-        return features, anchors.to(torch.promote_types(anchors.dtype, torch.float32))
+        return features, anchors.to(torch.promote_types(anchors.dtype, torch.float32)), hidden
 
 
 def backbone_arguments(name_or_path: str) -> dict[str, Any]:

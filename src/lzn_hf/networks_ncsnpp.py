@@ -34,7 +34,7 @@ from .layers_ncsnpp import (
     downsample,
     group_norm,
 )
-from .layers_scaled import TINY_INIT_SCALE, ScaledConv2d
+from .layers_scaled import TINY_INIT_SCALE, InputConv2d, ScaledConv2d
 
 
 TIME_SCALE = 999  # t in [0, 1] is embedded as the (continuous) step number 0..999
@@ -198,26 +198,26 @@ class NCSNppEncoder(nn.Module):
         self.feature_dim = base_channels * channel_multipliers[-1]
         self.fir_kernel = fir_kernel
         self.gradient_checkpointing = False
-        self.conv_in = ScaledConv2d(in_channels, base_channels, 3, padding=1)
+        self.conv_in = InputConv2d(in_channels, base_channels, 3, padding=1)
         self.blocks = blocks
         tap_options = (latent_dim, tap_channels, tap_hidden_dim, tap_layers)
         self.taps = nn.ModuleDict({name: LatentTap(*shape, *tap_options) for name, shape in tapped.items()})
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Encodes images, each by itself.
 
         Args:
             pixel_values (`Tensor` of shape `(B, in_channels, image_size, image_size)`): images in [-1, 1].
 
         Returns:
-            `tuple(Tensor, Tensor)`: features `(B, feature_dim)`, the spatial mean of the trunk's output, and anchors
-            `(B, latent_dim)`, the sum of all taps, in float32 at least.
+            `tuple(Tensor, Tensor, Tensor)`: features `(B, feature_dim)`, the spatial mean of the trunk's output; anchors
+            `(B, latent_dim)`, the sum of all taps, in float32 at least; and the trunk's output.
         """
         pyramid, hidden = pixel_values, self.conv_in(pixel_values)
         # float32 plus half is float32: under autocast the many taps are still summed without rounding in between
-        anchors = torch.zeros(len(hidden), self.latent_dim, dtype=torch.float32, device=hidden.device)
+        anchors = torch.zeros(hidden.shape[0], self.latent_dim, dtype=torch.float32, device=hidden.device)
         if "conv_in" in self.taps:
-            anchors = anchors + self.taps["conv_in"](hidden)
+            anchors = anchors + self.taps["conv_in"](hidden).to(anchors.device)
         for name, block in self.blocks.items():
             if isinstance(block, InputSkip):
                 pyramid = downsample(pyramid, self.fir_kernel)
@@ -225,8 +225,8 @@ class NCSNppEncoder(nn.Module):
             else:
                 hidden = _run_block(self, block, hidden)
             if name in self.taps:
-                anchors = anchors + self.taps[name](hidden)
-        return hidden.mean(dim=(2, 3)), anchors
+                anchors = anchors + self.taps[name](hidden).to(anchors.device)
+        return hidden.mean(dim=(2, 3)), anchors, hidden
 
 
 class NCSNppDecoder(nn.Module):
@@ -326,7 +326,7 @@ class NCSNppDecoder(nn.Module):
         self.condition_embedding = ConditionEmbedding(
             latent_dim, num_labels, base_channels, time_embedding, fourier_scale
         )
-        self.conv_in = ScaledConv2d(in_channels, base_channels, 3, padding=1)
+        self.conv_in = InputConv2d(in_channels, base_channels, 3, padding=1)
         self.blocks = blocks
         if not output_skip:
             self.norm_out = group_norm(channels, activation=True)
@@ -372,7 +372,8 @@ class NCSNppDecoder(nn.Module):
         if velocity is None:  # no block of the network is an output skip
             velocity = self.conv_out(self.norm_out(hidden))
         if self.scale_by_sigma:  # in float32 at least, as the steps are
-            velocity = (velocity / steps[:, None, None, None]).to(sample.dtype)
+            dtype = torch.promote_types(sample.dtype, velocity.dtype)
+            velocity = (velocity / steps[:, None, None, None]).to(dtype)
         return velocity
 
 

@@ -41,6 +41,14 @@ class HeConv2d(nn.Conv2d):
             nn.init.zeros_(self.bias)
 
 
+class InputHeConv2d(HeConv2d):
+    """[`HeConv2d`] at the entry of a network: images of any dtype get that of its weights, see `layers_scaled.InputConv2d`."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Casts and convolves."""
+        return super().forward(input.to(self.weight.dtype))
+
+
 class ZeroGroupNorm(nn.GroupNorm):
     """GroupNorm whose scale starts at 0, so that the residual of a new block vanishes."""
 
@@ -168,7 +176,7 @@ class ResNetEncoder(nn.Module):
         self.feature_dim = EXPANSION * widths[-1]
         self.gradient_checkpointing = False
         self.small_images = small_images
-        self.stem_conv = HeConv2d(in_channels, widths[0], *((3, 1, 1) if small_images else (7, 2, 3)), bias=False)
+        self.stem_conv = InputHeConv2d(in_channels, widths[0], *((3, 1, 1) if small_images else (7, 2, 3)), bias=False)
         self.stem_norm = nn.GroupNorm(NUM_GROUPS, widths[0])
         self.stages = nn.ModuleList()
         channels = widths[0]
@@ -189,15 +197,15 @@ class ResNetEncoder(nn.Module):
             return checkpoint(function, hidden, use_reentrant=False)
         return function(hidden)
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Encodes images, each by itself.
 
         Args:
             pixel_values (`Tensor` of shape `(B, in_channels, H, W)`): images in [-1, 1].
 
         Returns:
-            `tuple(Tensor, Tensor)`: features `(B, feature_dim)`, the spatial mean of the last stage, and anchors `(B, latent_dim)`, in
-            float32 at least.
+            `tuple(Tensor, Tensor, Tensor)`: features `(B, feature_dim)`, the spatial mean of the last stage; anchors `(B, latent_dim)`,
+            in float32 at least; and the output of the last stage.
         """
         hidden = self._run(self._stem, pixel_values)
         for stage in self.stages:
@@ -205,4 +213,4 @@ class ResNetEncoder(nn.Module):
                 hidden = self._run(block, hidden)
         features = hidden.mean(dim=(2, 3))
         anchors = self.head(features)
-        return features, anchors.to(torch.promote_types(anchors.dtype, torch.float32))
+        return features, anchors.to(torch.promote_types(anchors.dtype, torch.float32)), hidden

@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 
 from .configuration_lzn import LZNConfig
 from .image_processing_lzn import LZNImageProcessor
-from .modeling_lzn import LZNForImageClassification, LZNModel
+from .modeling_classification_lzn import LZNForImageClassification
+from .modeling_lzn import LZNModel
 
 
 # The tables of classes that diffusers loads. It has no public way to make the components of another package known.

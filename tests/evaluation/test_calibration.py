@@ -17,7 +17,7 @@ from lzn_hf.evaluation.calibration import (
     reliability,
     score_places,
 )
-from lzn_hf.losses_lzn import score_labels
+from lzn_hf.zones_lzn import score_labels
 
 
 SCORES = (negative_log_likelihood, reliability, calibration_error, fit_temperature)

@@ -67,14 +67,14 @@ def test_the_classifier_is_trained_by_the_cross_entropy_of_a_linear_layer(toys, 
 
     model = LZNModel.from_pretrained(folder).train()
     model.load_state_dict(before)
-    scores = model.get_image_anchors(to_pixel_values(batch["pixel_values"])) @ model.label_anchors.T
+    scores = model.get_image_anchors(to_pixel_values(batch["pixel_values"])) @ model.label_anchors().T
     expected = -scores.softmax(1).log()[torch.arange(8), batch["labels"]].mean()
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     assert logged["train_accuracy"] == (scores.argmax(1) == batch["labels"]).float().mean()
     expected.backward()
-    torch.optim.Adam([model.label_anchors], lr=1e-2).step()
+    torch.optim.Adam([model.label_anchors.weight], lr=1e-2).step()
     after = weights(folder)
-    torch.testing.assert_close(after["label_anchors"], model.label_anchors.detach())
+    torch.testing.assert_close(after["label_anchors"], model.label_anchors().detach())
     assert all(torch.equal(after[name], before[name]) for name in after if name != "label_anchors")
 
 
@@ -89,7 +89,7 @@ def test_a_classifier_trains_both_of_its_parts_and_is_validated_by_its_scores(cl
     images, labels = (values[order] for values in validation_images(toys))
     model = LZNModel.from_pretrained(classifier).eval()
     with torch.no_grad():
-        scores = F.linear(model.get_image_anchors(images), model.label_anchors)
+        scores = F.linear(model.get_image_anchors(images), model.label_anchors())
         torch.testing.assert_close(linear_log_probs(model, images), scores.log_softmax(1))
     shares = [(one.argmax(1) == labels).double().mean().item() for one in (scores, -scores)]
     assert lines[-1]["validation_accuracy"] == shares[0] != shares[1]
@@ -100,7 +100,7 @@ def test_the_folder_of_a_classifier_is_no_zone_classifier_and_says_so(classifier
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} < names
     assert not names & {"model_index.json", "samples.png"} and not (classifier / "samples").exists()
     assert json.loads((classifier / "config.json").read_text())["num_reference_anchors"] == 0
-    with pytest.raises(ValueError, match="needs reference anchors and this model has none"):
+    with pytest.raises(ValueError, match="needs reference anchors, and those of this model are not set"):
         pipeline("image-classification", model=str(classifier))(Image.new("L", (8, 8)))
     embedded = pipeline("image-feature-extraction", model=str(classifier), pool=True)(Image.new("L", (8, 8)))
     assert len(embedded[0]) == LZNModel.from_pretrained(classifier).get_image_features(torch.zeros(1, 1, 8, 8)).numel()

@@ -145,7 +145,7 @@ def test_the_folder_opens_everywhere(runs, toys, method):
     with torch.no_grad():
         features = model.get_image_features(pixel_values)
         distances = torch.cdist(
-            model.reference_anchors, model.get_image_anchors(to_pixel_values(data.train.pixel_values))
+            model.reference_anchors(), model.get_image_anchors(to_pixel_values(data.train.pixel_values))
         )
     torch.testing.assert_close(torch.tensor(extractor(image)), features, rtol=1e-4, atol=1e-5)
     assert distances.shape == (9, 18) and distances.min(1).values.max() < 1e-3

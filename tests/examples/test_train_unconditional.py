@@ -143,7 +143,7 @@ def test_the_folder_of_an_lzn_opens_everywhere(lzn, toys):
     # The anchors are those of training images under the averaged weights.
     images = to_pixel_values(load_image_data(data_dir=toys.split()[-1], use_labels=False).train.pixel_values)
     with torch.no_grad():
-        distances = torch.cdist(model.reference_anchors, model.eval().get_image_anchors(images))
+        distances = torch.cdist(model.reference_anchors(), model.eval().get_image_anchors(images))
     assert distances.shape == (9, 18) and distances.min(1).values.max() < 1e-4
 
 

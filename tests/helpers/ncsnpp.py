@@ -85,7 +85,7 @@ def random_inputs() -> dict[str, torch.Tensor]:
 
 def run(encoder: NCSNppEncoder, decoder: NCSNppDecoder, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     with torch.no_grad():
-        features, anchors = encoder(inputs["sample"])
+        features, anchors, _ = encoder(inputs["sample"])
         return {"features": features, "anchors": anchors, "velocity": decoder(**inputs)}
 
 

@@ -117,7 +117,7 @@ def test_the_end_of_each_step_is_told_once_and_whether_it_changed_the_weights(tm
     before = [None]
 
     def on_step_end(applied: bool) -> None:
-        now = run.model.label_anchors.detach().clone()
+        now = run.model.label_anchors().detach().clone()
         told.append((applied, before[0] is None or not torch.equal(now, before[0])))
         before[0] = now
 
@@ -157,11 +157,11 @@ def test_learning_rates_and_averages_follow_the_steps_that_were_applied(tmp_path
     history = []
 
     def on_step_end(applied: bool) -> None:
-        history.append((applied, run.model.label_anchors.detach().clone()))
+        history.append((applied, run.model.label_anchors().detach().clone()))
 
     options = {"warmup_steps": 4, "ema_decay": 0.3, "max_train_steps": 5}
     run = Run(tmp_path, compute_loss=nan_in({2}), on_step_end=on_step_end, **options)
-    average, count = run.model.label_anchors.detach().clone(), 0
+    average, count = run.model.label_anchors().detach().clone(), 0
     lines = run.fit()
     rates = [1e-2 * factor for factor in (0.4375, 0.625, 0.625, 0.8125, 1.0)]  # of the step after the logged one
     for part in RATES:
@@ -227,7 +227,7 @@ def test_it_evaluates_the_averaged_weights_between_steps(tmp_path):
     run, seen = Run(tmp_path, max_train_steps=6, eval_steps=2, ema_decay=0.9), []
 
     def has_averages() -> bool:
-        return torch.equal(run.model.label_anchors, run.loop.ema.averages["label_anchors"].shadow_params[0])
+        return torch.equal(run.model.label_anchors(), run.loop.ema.averages["label_anchors"].shadow_params[0])
 
     def draw(path: Path) -> None:
         seen.append((path, has_averages()))

@@ -61,7 +61,7 @@ def test_fine_tuning_keeps_all_weights_for_the_same_labels(saved_model):
     tuned = build_model({}, **SHAPE, label_names=["a", "b", "c"], pretrained=folder)
     assert tuned.reference_anchors is None and tuned.config.num_reference_anchors == 0  # stale from the first step on
     assert tuned.config.prediction_time is None
-    weights = {name: value for name, value in model.state_dict().items() if name != "reference_anchors"}
+    weights = {name: value for name, value in model.state_dict().items() if name != "reference_anchors.weight"}
     assert tuned.state_dict().keys() == weights.keys()
     assert all(torch.equal(tuned.state_dict()[name], value) for name, value in weights.items())
 
@@ -87,21 +87,21 @@ def test_fine_tuning_matches_labels_by_name(saved_model, labels, message, caplog
     assert list(tuned.config.id2label.values()) == list(labels)
     assert message in caplog.text and "All other weights are kept." in caplog.text
     new, old = tuned.state_dict(), model.state_dict()
-    assert new.keys() >= old.keys() - {"reference_anchors", "label_anchors"}
-    for name in new.keys() - {"label_anchors", LABEL_INPUT_LAYER}:
+    assert new.keys() >= old.keys() - {"reference_anchors.weight", "label_anchors.weight"}
+    for name in new.keys() - {"label_anchors.weight", LABEL_INPUT_LAYER}:
         assert torch.equal(new[name], old[name]), name
     new_layer, old_layer = new[LABEL_INPUT_LAYER], old[LABEL_INPUT_LAYER]
     assert torch.equal(new_layer[:, :6], old_layer[:, :6])
     assert torch.equal(new_layer[:, 6 + len(labels) :], old_layer[:, 6 + 3 :])
-    assert ("label_anchors" in new) == bool(labels)
+    assert ("label_anchors.weight" in new) == bool(labels)
     for i, label in enumerate(labels):
         for before, name in enumerate("abc"):
             for same in (
-                torch.equal(new["label_anchors"][i], old["label_anchors"][before]),
+                torch.equal(new["label_anchors.weight"][i], old["label_anchors.weight"][before]),
                 torch.equal(new_layer[:, 6 + i], old_layer[:, 6 + before]),
             ):
                 assert same == (label == name)
-        assert new["label_anchors"][i].std() > 0.1 and new_layer[:, 6 + i].std() > 0.01
+        assert new["label_anchors.weight"][i].std() > 0.1 and new_layer[:, 6 + i].std() > 0.01
 
 
 def test_the_same_labels_in_another_order_are_the_same_function(tmp_path):
@@ -110,7 +110,7 @@ def test_the_same_labels_in_another_order_are_the_same_function(tmp_path):
     model: LZNModel = before.model
     model.save_pretrained(tmp_path)
     tuned = build_model({}, **SHAPE, label_names=["b", "c", "a"], pretrained=str(tmp_path)).eval()
-    tuned.set_reference_anchors(model.reference_anchors)
+    tuned.set_reference_anchors(model.reference_anchors())
     after = LZNPipeline.from_model(tuned)
     images = torch.rand(5, 1, 8, 8)
     for one, other in zip(before.classify(images), after.classify(images), strict=True):
@@ -131,12 +131,12 @@ def test_the_same_labels_in_another_order_are_the_same_function(tmp_path):
 def test_labels_are_matched_in_every_unicode_form():
     model = tiny_model(labels=("tea", "caf\u00e9"))
     tuned = with_labels(model, {0: "cafe\u0301", 1: "tea"})
-    assert torch.equal(tuned.label_anchors, model.label_anchors.flip(0))
+    assert torch.equal(tuned.label_anchors(), model.label_anchors().flip(0))
 
 
 def test_a_model_without_labels_learns_labels():
     tuned = with_labels(tiny_model(labels=()), {0: "a", 1: "b"})
-    assert tuned.label_anchors.shape == (2, 6) and tuned.label_anchors.std() > 0.1
+    assert tuned.label_anchors().shape == (2, 6) and tuned.label_anchors().std() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_images_are_converted_for_a_saved_model(saved_model):
 def test_overrides_that_own_no_weights_apply_to_a_saved_model(saved_model):
     tuned = build_model({"alignment_weight": 0.25}, **SHAPE, label_names=["a", "b", "c"], pretrained=saved_model[1])
     assert tuned.config.alignment_weight == 0.25
-    assert torch.equal(tuned.label_anchors, saved_model[0].label_anchors)
+    assert torch.equal(tuned.label_anchors(), saved_model[0].label_anchors())
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_a_published_encoder_under_a_new_head(published):
         overrides = {**TINY, "latent_dim": 64, "encoder_type": "resnet", "encoder_head_layers": head_layers}
         built = build_model(overrides, **SHAPE, label_names=["a", "b"], encoder=folder)
         assert overrides["encoder_type"] == "resnet"  # the caller's are left alone
-        assert built.config.encoder_type == "transformers" and built.label_anchors.shape == (2, 64)
+        assert built.config.encoder_type == "transformers" and built.label_anchors().shape == (2, 64)
         assert len(built.encoder.head) == 2 * head_layers
         backbone = built.encoder.backbone.state_dict()
         assert backbone and all(torch.equal(value, model.state_dict()[name]) for name, value in backbone.items())

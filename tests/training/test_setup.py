@@ -66,7 +66,7 @@ def test_weights_follow_the_seed(images, tmp_path):
     anchors = []
     for seed in (1, 1, 2):
         forget_accelerators()
-        anchors.append(set_up(images, tmp_path, seed=seed).model.label_anchors)
+        anchors.append(set_up(images, tmp_path, seed=seed).model.label_anchors())
     assert torch.equal(anchors[0], anchors[1]) and not torch.equal(anchors[0], anchors[2])
 
 
@@ -77,8 +77,8 @@ def test_fine_tuning_converts_images_to_the_shape_of_the_model(images, tmp_path)
     setup = set_up(images, tmp_path / "run", model_name_or_path=folder)
     assert (setup.data.image_size, setup.data.num_channels) == (4, 3)
     assert next(iter(setup.loader))["pixel_values"].shape == (8, 3, 4, 4)
-    anchors = setup.model.label_anchors
-    assert torch.equal(anchors[[2, 0]], saved.label_anchors) and setup.model.config.id2label[1] == "dog"
+    anchors = setup.model.label_anchors()
+    assert torch.equal(anchors[[2, 0]], saved.label_anchors()) and setup.model.config.id2label[1] == "dog"
     forget_accelerators()
     with pytest.raises(ValueError, match=r"`image_size` is 8, but `model_name_or_path` .* was trained with 4"):
         set_up(images, tmp_path / "run", model_name_or_path=folder, image_size=8)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checks_lzn import check_at_least
 from ..configuration_lzn import LZNConfig
-from ..losses_lzn import score_labels
+from ..zones_lzn import score_labels
 from .inputs import check_scores
 
 
@@ -113,10 +113,10 @@ def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def score_places(config: LZNConfig, latents: Tensor, label_anchors: Tensor, time: float | None = None) -> Tensor:
-    """Log-probabilities `(B, C)` of labels by [`losses_lzn.score_labels`], of as many images as there are.
+    """Log-probabilities `(B, C)` of labels by [`zones_lzn.score_labels`], of as many images as there are.
 
     Args:
-        config, latents, label_anchors, time: see [`losses_lzn.score_labels`].
+        config, latents, label_anchors, time: see [`zones_lzn.score_labels`].
     """
     return torch.cat([score_labels(config, chunk, label_anchors, time) for chunk in latents.split(CHUNK)])
 
@@ -130,7 +130,7 @@ def fit_prediction_time(config: LZNConfig, latents: Tensor, label_anchors: Tenso
 
     Args:
         config ([`LZNConfig`]): solver and number of steps of the alignment flow.
-        latents (`Tensor` of shape `(B, K, D)`): places of images that no weight was fitted to, see [`losses_lzn.place_images`].
+        latents (`Tensor` of shape `(B, K, D)`): places of images that no weight was fitted to, see [`zones_lzn.place_images`].
         label_anchors (`Tensor` of shape `(C, D)`): the anchors of all labels.
         labels (`Tensor` of shape `(B,)`): true labels.
 

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks_lzn import check_at_least
-from ..losses_lzn import place_anchors
-from ..modeling_lzn import LZNForImageClassification, LZNModel, evaluation_mode
+from ..modeling_classification_lzn import LZNForImageClassification
+from ..modeling_lzn import LZNModel, evaluation_mode
+from ..zones_lzn import place_anchors
 from .inputs import check_labels, check_scores, flatten_images
 from .metrics import frechet_distance
 
@@ -64,7 +65,7 @@ def linear_log_probs(model: LZNModel, pixel_values: Tensor) -> Tensor:
     """
     if model.label_anchors is None:
         raise ValueError("`model` must have an image encoder and labels, got one without label anchors.")
-    return F.linear(model.get_image_anchors(pixel_values).float(), model.label_anchors).log_softmax(-1)
+    return F.linear(model.get_image_anchors(pixel_values).float(), model.label_anchors()).log_softmax(-1)
 
 
 def accuracy(log_probs: Tensor, labels: Tensor, top_k: int = 1) -> float:

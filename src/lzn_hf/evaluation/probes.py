@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ..checks_lzn import check_at_least
 from ..data.batches import to_pixel_values
-from ..losses_lzn import place_anchors
 from ..modeling_lzn import EMBEDDING_KINDS, LZNModel, evaluation_mode
+from ..zones_lzn import place_anchors
 from .inputs import check_features, check_labels
 
 
@@ -89,10 +89,10 @@ def collect_all_features(
                 raise ValueError("`batches` must hold `labels` beside `pixel_values`: load the data with its labels.")
             output = model(to_pixel_values(batch["pixel_values"].to(model.device)))
             found = {name: output[name] for name in EMBEDDING_KINDS}
-            if "latents" in kinds:
+            if "latents" in kinds and model.reference_anchors is not None:
                 middle = torch.zeros_like(output.anchors)
                 found["latents"] = place_anchors(
-                    model.config, output.anchors, middle, model.reference_anchors, include_own=True
+                    model.config, output.anchors, middle, model.reference_anchors(), include_own=True
                 )
             for kind in kinds:
                 rows[kind].append(found[kind].float().cpu())

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.batches import to_pixel_values
-from ..losses_lzn import draw_noise, reconstruction_loss
+from ..losses_lzn import reconstruction_loss
 from ..modeling_lzn import LZNModel, evaluation_mode
+from ..zones_lzn import draw_noise
 from .arguments import ModelArguments
 from .parsing import parse_overrides
 from .setup import TrainingSetup

@@ -173,14 +173,14 @@ def with_labels(model: LZNModel, id2label: Mapping[int, str]) -> LZNModel:
     fresh = LZNModel(config)
     weights = fresh.state_dict()
     for name, value in model.state_dict().items():
-        if name == "label_anchors" and new_labels:
+        if name == "label_anchors.weight" and new_labels:
             weights[name][new] = value[old]
         elif name == LABEL_INPUT_LAYER:
             first = config.decoder_latent_dim  # columns: the latent, the labels, the time
             weights[name][:, :first] = value[:, :first]
             weights[name][:, first + new] = value[:, first + old]
             weights[name][:, first + len(new_labels) :] = value[:, first + len(old_labels) :]
-        elif name not in ("label_anchors", "reference_anchors"):
+        elif name not in ("label_anchors.weight", "reference_anchors.weight"):
             weights[name] = value
     fresh.load_state_dict(weights)
     logger.info(
@@ -205,7 +205,7 @@ def model_parts(model: LZNModel) -> dict[str, list[nn.Parameter]]:
     if model.decoder is not None:
         parts["decoder"] = list(model.decoder.parameters())
     if model.label_anchors is not None:
-        parts["label_anchors"] = [model.label_anchors]
+        parts["label_anchors"] = list(model.label_anchors.parameters())
     return parts
 
 

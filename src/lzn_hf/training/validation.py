@@ -21,9 +21,9 @@ from ..evaluation.calibration import (
     score_places,
 )
 from ..evaluation.joint import accuracy
-from ..losses_lzn import place_images
 from ..modeling_lzn import LZNModel, evaluation_mode
 from ..pipeline_lzn import LZNPipeline
+from ..zones_lzn import place_images
 
 
 MAX_FITTED = 5000  # images that the time of the scores is fitted to
@@ -44,7 +44,7 @@ def reference_anchors(model: LZNModel, anchors: Tensor) -> Iterator[None]:
     try:
         yield
     finally:
-        model.register_buffer("reference_anchors", None)
+        model.reference_anchors = None
         model.config.num_reference_anchors = 0
 
 
@@ -92,9 +92,10 @@ def calibrate(
     Raises:
         ValueError: for a model without labels or reference anchors.
     """
-    config, label_anchors, reference_anchors = model.config, model.label_anchors, model.reference_anchors
-    if label_anchors is None or reference_anchors is None:
+    config = model.config
+    if model.label_anchors is None or model.reference_anchors is None:
         raise ValueError("`model` must have labels, an image encoder and reference anchors to be calibrated.")
+    label_anchors, reference_anchors = model.label_anchors(), model.reference_anchors()
     latents, labels = [], []
     with evaluation_mode(model):
         for batch in batches:
