@@ -52,8 +52,9 @@ FLOW_SETTINGS = {
 }
 # `(x, t)` to the velocity data - noise, of the shape of x. For "rk45" `(x, t, rows)`, see [`integrate_rk45`].
 VelocityFn = Callable[..., Tensor]
-# Called with the time and the samples at the start of an integration and after each of its steps.
-OnStep = Callable[[float, Tensor], None]
+# Called with the time and the samples at the start of an integration and after each of its steps. After a step, it may return other
+# samples to go on from; the same ones if it has written to them.
+OnStep = Callable[[float, Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class ImageFlow:
         return self.num_inference_steps * (2 if self.solver == "heun" else 1)
 
     def to_images(self, velocity_fn: VelocityFn, noise: Tensor, on_step: OnStep | None = None) -> Tensor:
-        """Integrates from noise `(B, C, H, W)` at t = `t_min` to images at t = 1; `"rk45"` does not call `on_step`."""
+        """Integrates from noise `(B, C, H, W)` at t = `t_min` to images at t = 1; `"rk45"` calls `on_step` at the start only."""
         if isinstance(self.solver, str):
             return self._integrate(velocity_fn, noise, self.t_min, 1.0, on_step)
         return self._run_scheduler(velocity_fn, noise, on_step)
@@ -114,6 +115,8 @@ class ImageFlow:
             name = type(self.solver).__name__
             raise ValueError(f"`solver` must be {' or '.join(FLOW_SOLVERS)} to go from images to noise, got {name}.")
         if self.solver == "rk45":
+            if on_step is not None:
+                on_step(t_start, sample)
             return integrate_rk45(velocity_fn, sample, t_start, t_end)[0]
         times = torch.linspace(t_start, t_end, self.num_inference_steps + 1, dtype=torch.float64).tolist()
         return integrate_velocity(velocity_fn, sample, times, self.solver, on_step)
@@ -135,8 +138,13 @@ class ImageFlow:
         for i, timestep in enumerate(scheduler.timesteps):
             sample = scheduler.step(-velocity_fn(sample, times[i]), timestep, sample, return_dict=False)[0]
             # Heun first guesses the end of a step and evaluates the velocity there: that time comes twice.
-            if on_step is not None and times[i + 1] not in times[i + 2 : i + 3]:
-                on_step(times[i + 1], sample)
+            is_end = times[i + 1] not in times[i + 2 : i + 3]
+            if on_step is not None and is_end and (changed := on_step(times[i + 1], sample)) is not None:
+                sample = changed
+                # What a multistep scheduler remembers belongs to the old samples. The corrector of UniPC would even bring them back.
+                for name, fresh in (("lower_order_nums", 0), ("last_sample", None)):
+                    if hasattr(scheduler, name):
+                        setattr(scheduler, name, fresh)
         return sample
 
 
@@ -184,7 +192,8 @@ def integrate_velocity(
         sample (`Tensor` of shape `(B, ...)`): the samples at `times[0]`.
         times (sequence of `float`): at least two times.
         method (`str`, *optional*, defaults to `"heun"`): `"heun"` (order 2, two evaluations a step) or `"euler"` (order 1, one).
-        on_step (`Callable`, *optional*): called with the time and the samples at each of `times`.
+        on_step (`Callable`, *optional*): called with the time and the samples at each of `times`; after a step, it may return other
+            samples to go on from.
 
     Returns:
         `Tensor` of shape `(B, ...)`: the samples at `times[-1]`.
@@ -204,8 +213,8 @@ def integrate_velocity(
         if method == "heun":
             velocity = (velocity + velocity_fn(sample + step * velocity, t_next)) / 2
         sample = sample + step * velocity
-        if on_step is not None:
-            on_step(t_next, sample)
+        if on_step is not None and (changed := on_step(t_next, sample)) is not None:
+            sample = changed
     return sample
 
 
