@@ -10,7 +10,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 RUN := .venv/bin/python
 CHECK_DIRS := $(wildcard benchmarks examples metrics src tests utils)
-BENCHMARKS := latent_zones solvers networks sampling training_step data_loading views metrics
+BENCHMARKS := latent_zones solvers networks sampling training_step data_loading views metrics imports
 # One thread per process: on two cores, two such processes took a third of the time of one process with two threads.
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0 --durations=15
 
