@@ -45,7 +45,7 @@ class Guidance:
         """Network evaluations of one velocity."""
         return 1 if self.scale == 1 else 2
 
-    def guide_conditions(self, labels: Tensor | None, noise: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def guide_conditions(self, labels: Tensor | None, noise: Tensor | None) -> dict[str, Tensor | None]:
         """Computes the latents and labels of the guide: its own labels of the same names, and the places of the same prior noise in
         its own zones of these labels. A latent of the model would lie anywhere in them.
 
@@ -54,12 +54,13 @@ class Guidance:
             noise (`Tensor` of shape `(B, D)`, *optional*): the prior noise of the model's latents.
 
         Returns:
-            `tuple`: latents `(B, D)` and labels `(B,)`, each `None` where the guide takes none.
+            `dict`: `guide_latents` `(B, D)` and `guide_labels` `(B,)`, each `None` where the guide takes none; empty without a guide.
         """
         if self.scale == 1 or self.guide is None or labels is None or not self.guide.config.num_labels:
-            return None, None
+            return {}
         labels = torch.tensor(_matching_ids(self.model, self.guide), device=labels.device)[labels]
-        return None if self.guide.encoder is None else self.guide.get_label_latents(labels, noise=noise), labels
+        latents = None if self.guide.encoder is None else self.guide.get_label_latents(labels, noise=noise)
+        return {"guide_latents": latents, "guide_labels": labels}
 
     def predict_velocity(
         self,
