@@ -193,7 +193,7 @@ def test_the_table_of_joint_models_is_that_of_the_results(data):
         assert (compare_joint.METHODS[row["method"]], *(cell(row) for cell in columns)) in row_of
 
 
-@pytest.mark.parametrize("data", ["digits"])
+@pytest.mark.parametrize("data", ["digits", "fashion"])
 def test_the_tables_of_guidance_are_those_of_the_results(data):
     lines = {
         tuple(cell.strip() for cell in line.strip("|").split("|")) for line in read("docs/guidance.md").splitlines()

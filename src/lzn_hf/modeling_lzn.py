@@ -16,6 +16,7 @@ from .configuration_lzn import LZNConfig
 from .generation_lzn import ImageGeneration
 from .latent_zones import compute_latents
 from .layers_ncsnpp import ResidualBlock
+from .loading_lzn import WholeWeights
 from .losses_lzn import NO_LABEL, LZNOutput, check_labels, joint_losses, view_losses
 from .networks_lzn import build_decoder, build_encoder, evaluation_mode
 from .networks_ncsnpp import NCSNPP_LAYERS
@@ -27,7 +28,7 @@ from .zones_lzn import draw_noise, place_anchors, place_images, score_labels
 EMBEDDING_KINDS = ("embeddings", "features", "anchors")  # of `get_image_features`
 
 
-class LZNPreTrainedModel(ReadableWeights, PreTrainedModel):
+class LZNPreTrainedModel(WholeWeights, ReadableWeights, PreTrainedModel):
     """Configuration class, weight initialisation and loading of all Latent Zoning Network models."""
 
     config: LZNConfig
