@@ -23,6 +23,7 @@ from .checks_lzn import (
     check_choice,
     check_generators,
     check_num_images,
+    check_result,
     check_size,
     check_tensor,
     labels_to_ids,
@@ -151,7 +152,8 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
             [`LZNPipelineOutput`] or `tuple`: the images, with the trajectory and its times if requested.
 
         Raises:
-            ValueError: for unknown labels, labels of a model that has none, and arguments out of range or of a wrong shape.
+            ValueError: for unknown labels, labels of a model that has none, arguments out of range or of a wrong shape, and images that
+                come out as NaN or infinite.
         """
         # 1. Check everything before anything is computed.
         check_output_type(output_type)
@@ -236,7 +238,7 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
                         samples.append(steps.last)
 
         # 4. Convert to the requested type.
-        generated: Any = self.image_processor.postprocess(torch.cat(samples), output_type)
+        generated: Any = self.image_processor.postprocess(check_result("images", torch.cat(samples)), output_type)
         times, trajectory = (
             self._trajectory(chunks, output_type, return_trajectory) if return_trajectory else (None, None)
         )
@@ -271,7 +273,7 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
             [`LZNInversion`]: the latents and the noise.
 
         Raises:
-            ValueError: if the model has no reference anchors, and for bad images or arguments.
+            ValueError: if the model has no reference anchors, for bad images or arguments, and for noise that is NaN or infinite.
         """
         # 1. Check everything before anything is computed.
         check_at_least(1, batch_size=batch_size)
@@ -303,7 +305,7 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
             # 3. Noise: from the images against the velocity of the decoder.
             given = {"latents": latents, "labels": self._zone_labels(latents)}
             chunks = self._chunks(flow, pixel_values, given, batch_size, Guidance(self.model))
-            noise = torch.cat([flow.to_noise(velocity_fn, x) for velocity_fn, x, _ in chunks])
+            noise = check_result("images", torch.cat([flow.to_noise(velocity_fn, x) for velocity_fn, x, _ in chunks]))
         return LZNInversion(latents=None if latents is None else latents.cpu(), noise=noise.cpu())
 
     @contextmanager
