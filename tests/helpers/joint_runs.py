@@ -28,9 +28,5 @@ def toy_flags(folder: Path) -> str:
     return f"--data_dir {write_image_folder(folder)} --total_batch_size 8"
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
 def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
