@@ -141,7 +141,7 @@ def test_a_resumed_run_ends_like_one_that_never_stopped(launched, tmp_path):
         for name, value in weights(launched / folder).items():
             assert torch.equal(weights(tmp_path / folder)[name], value), (folder, name)
     states = [torch.load(path / "checkpoint-6" / STATE_FILE, weights_only=True) for path in (launched, tmp_path)]
-    assert states[0].keys() == {"step", "optimizer", "scheduler", "ema", "batches", "guard"}
+    assert states[0].keys() == {"step", "optimizer", "scheduler", "ema", "batches", "guard", "metrics", "model"}
     assert as_text(states[0]) == as_text(states[1])
     # Step 4 of the first try was written again.
     assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6, 6]

@@ -13,9 +13,8 @@ import torch
 import train_representation
 import transformers
 from helpers import ROOT
-from helpers.training import data_flags, forget_accelerators, tiny_model, write_image_folder
+from helpers.training import data_flags, forget_accelerators, tiny_model, weights, write_image_folder
 from PIL import Image
-from safetensors.torch import load_file
 
 from lzn_hf import LZNImageProcessor, LZNModel
 from lzn_hf.data.batches import to_pixel_values

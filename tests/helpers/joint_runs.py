@@ -6,12 +6,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 import train_joint
-from safetensors.torch import load_file
 
 from . import ROOT
-from .training import forget_accelerators, write_image_folder
+from .training import forget_accelerators, weights, write_image_folder
 
 
 TINY = f"--preset {ROOT / 'tests/helpers/toy_preset.json'} --max_eval_samples 40"
@@ -30,3 +28,6 @@ def toy_flags(folder: Path) -> str:
 
 def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+__all__ = ["TINY", "metrics", "toy_flags", "train", "weights"]
