@@ -3,16 +3,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-from helpers.hub import LocalHub, local_hub
+from helpers.hub import local_hub, run_with_hub
 from helpers.pipelines import make_pipeline
-
-import lzn_hf
 
 
 SHARE = """
@@ -57,17 +50,6 @@ for name, variant in (("me/named", None), ("me/named", "other"), ("me/first", "h
 folder = LZNPipeline.download("me/named", variant="half")
 print("DOWNLOADED", sorted(name for name in os.listdir(folder) if name.endswith(".json")))
 """
-
-
-def run_with_hub(code: str, hub: LocalHub, folder: Path, *arguments: Path) -> str:
-    """Runs a script with a Hub, in a process of its own because huggingface_hub reads the address when it is imported."""
-    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_default", "NO_PROXY": "127.0.0.1"}
-    source = str(Path(lzn_hf.__file__).parents[1])
-    env = {**os.environ, **settings, "HF_HOME": str(folder / "cache"), "PYTHONPATH": source}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    run = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
 
 
 @pytest.fixture(scope="module")

@@ -174,35 +174,6 @@ def test_other_schedulers_do_not(scheduler, message):
 # ---------------------------------------------------------------- both ways
 
 
-@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2)])
-def test_order_of_convergence(method, order):
-    noise = torch.randn(20, 3, dtype=torch.float64)
-    errors = []
-    for steps in (40, 80):
-        times = torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
-        data = integrate_velocity(gaussian_velocity, noise, times, method)
-        errors.append((data - MEAN - STD * noise).norm())
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
-
-
-def test_there_and_back():
-    data = torch.randn(20, 3, dtype=torch.float64)
-    errors = []
-    for steps in (20, 40):
-        times = torch.linspace(1, 0, steps + 1).tolist()
-        noise = integrate_velocity(gaussian_velocity, data, times)
-        torch.testing.assert_close(noise, (data - MEAN) / STD, atol=0.01, rtol=0)
-        errors.append((integrate_velocity(gaussian_velocity, noise, times[::-1]) - data).abs().max())
-    assert errors[1] < errors[0] / 3 and errors[1] < 1e-3
-
-
-def test_integrate_velocity_errors():
-    with pytest.raises(ValueError, match="`method` must be 'heun' or 'euler', got 'rk4'"):
-        integrate_velocity(gaussian_velocity, torch.zeros(1), [0, 1], method="rk4")
-    with pytest.raises(ValueError, match="at least two times, got 1"):
-        integrate_velocity(gaussian_velocity, torch.zeros(1), [0])
-
-
 # ---------------------------------------------------------------- image flows
 
 
@@ -314,16 +285,6 @@ def test_mixed_noise_stays_gaussian():
 
 def field(x, t):
     return torch.cos(3 * x) - t * x
-
-
-@pytest.mark.parametrize("method", ["euler", "heun"])
-def test_integrator_shows_every_state(method):
-    sample, times, seen = torch.randn(2, 1, 4, 4), [0.1, 0.3, 0.35, 1.0], []
-    end = integrate_velocity(field, sample, times, method, on_step=lambda t, x: seen.append((t, x)))
-    assert [t for t, _ in seen] == times
-    assert torch.equal(seen[0][1], sample) and torch.equal(seen[-1][1], end)
-    for i in range(1, 4):  # each is where an integration up to there ends
-        torch.testing.assert_close(seen[i][1], integrate_velocity(field, sample, times[: i + 1], method))
 
 
 def test_heun_scheduler_shows_its_steps_and_not_its_guesses():

@@ -16,10 +16,12 @@ from .images_lzn import (
     ImageError,
     array_to_image,
     as_floats,
+    check_output_type,
     describe_source,
     fit_image,
     flatten_image,
     open_image,
+    pixel_values_to_images,
 )
 
 
@@ -174,25 +176,7 @@ class LZNImageProcessor(PilBackend):
         Raises:
             ValueError: for another output type or shape.
         """
-        check_output_type(output_type)
-        if pixel_values.ndim != 4 or pixel_values.shape[1] not in (1, 3):
-            raise ValueError(
-                f"`pixel_values` must have shape (batch, 1 or 3, height, width), got {tuple(pixel_values.shape)}."
-            )
-        images = (pixel_values.detach().float() / 2 + 0.5).clamp(0, 1)
-        if output_type == "pt":
-            return images
-        arrays = images.permute(0, 2, 3, 1).cpu().numpy()
-        if output_type == "np":
-            return arrays
-        bytes_ = (arrays * 255).round().astype(np.uint8)
-        return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in bytes_]
+        return pixel_values_to_images(pixel_values, output_type)
 
 
-def check_output_type(output_type: str) -> None:
-    """Raises a `ValueError` unless `output_type` is one that `LZNImageProcessor.postprocess` knows."""
-    if output_type not in ("pil", "np", "pt"):
-        raise ValueError(f"`output_type` must be 'pil', 'np' or 'pt', got {output_type!r}.")
-
-
-__all__ = ["LZNImageProcessor"]
+__all__ = ["LZNImageProcessor", "check_output_type"]

@@ -13,19 +13,21 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .anchors_lzn import LabelAnchors, ReferenceAnchors
 from .checks_lzn import check_choice, check_pixel_values
 from .configuration_lzn import LZNConfig
+from .generation_lzn import ImageGeneration
 from .latent_zones import compute_latents
 from .layers_ncsnpp import ResidualBlock
 from .losses_lzn import LZNOutput, check_labels, joint_losses, view_losses
 from .networks_lzn import build_decoder, build_encoder, evaluation_mode
 from .networks_ncsnpp import NCSNPP_LAYERS
 from .networks_resnet import RESNET_LAYERS, Bottleneck
+from .saving_lzn import ReadableWeights
 from .zones_lzn import draw_noise, place_anchors, place_images, score_labels
 
 
 EMBEDDING_KINDS = ("embeddings", "features", "anchors")  # of `get_image_features`
 
 
-class LZNPreTrainedModel(PreTrainedModel):
+class LZNPreTrainedModel(ReadableWeights, PreTrainedModel):
     """Configuration class, weight initialisation and loading of all Latent Zoning Network models."""
 
     config: LZNConfig
@@ -51,7 +53,7 @@ class LZNPreTrainedModel(PreTrainedModel):
             module.reset_parameters()
 
 
-class LZNModel(LZNPreTrainedModel):
+class LZNModel(ImageGeneration, LZNPreTrainedModel):
     """Image encoder, image decoder and label anchors that share one latent space (arXiv 2509.15591).
 
     Images are `(B, C, H, W)` in [-1, 1]; labels are int64 `(B,)`; in the image flow `t = 0` is noise and `t = 1` the image.

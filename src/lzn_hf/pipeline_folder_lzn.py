@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from huggingface_hub import CommitInfo, ModelCard, ModelCardData, create_repo, file_exists
+from huggingface_hub import CommitInfo, ModelCard, create_repo, file_exists
 
+from .card_lzn import ANY_FOLDER, card_metadata, usage
 from .image_processing_lzn import LZNImageProcessor
 from .modeling_lzn import LZNModel
 from .sampling_lzn import FlowScheduler
@@ -132,7 +133,7 @@ class FlatFolderPipeline(DiffusionPipeline):
         self._save_components(save_directory, variant, max_shard_size)
         card_path = os.path.join(save_directory, "README.md")
         if not os.path.isfile(card_path) and not (hub_id and file_exists(hub_id, "README.md", token=token)):
-            self._model_card(hub_id or repo_id or "path/to/this/folder", variant).save(card_path)
+            self._model_card(hub_id or repo_id or ANY_FOLDER, variant).save(card_path)
         if hub_id is None:
             return None
         commit_message, create_pr = kwargs.get("commit_message"), kwargs.get("create_pr", False)
@@ -197,14 +198,11 @@ class FlatFolderPipeline(DiffusionPipeline):
         self.save_config(folder)
 
     def _model_card(self, location: str, variant: str | None) -> ModelCard:
-        tags = ["latent-zoning-network", "image-generation", "image-feature-extraction"]
-        metadata = ModelCardData(library_name="lzn_hf", tags=tags).to_yaml()
-        arguments = f'"{location}"' if variant is None else f'"{location}", variant="{variant}"'
+        config = self.model.config
         return ModelCard(
-            f"---\n{metadata}\n---\n\n# Latent Zoning Network\n\nA model of [Latent Zoning Networks]"
+            f"---\n{card_metadata(config).to_yaml()}\n---\n\n# Latent Zoning Network\n\nA model of [Latent Zoning Networks]"
             "(https://arxiv.org/abs/2509.15591): one latent space that generates, embeds and classifies images.\n\n"
-            f"```py\nfrom lzn_hf import LZNPipeline\n\npipe = LZNPipeline.from_pretrained({arguments})\n"
-            "image = pipe().images[0]\nembedding = pipe.embed(image)\n```\n"
+            f"## How to use\n\n{usage(config, location, variant)}"
         )
 
 

@@ -24,9 +24,8 @@ import torch
 from accelerate import Accelerator
 
 from ..evaluation.results import write_json
-from ..image_processing_lzn import LZNImageProcessor
+from ..evaluation.sharing import save_components
 from ..modeling_lzn import LZNModel
-from ..pipeline_lzn import LZNPipeline
 from .arguments import RunArguments
 from .durable import find_damage, read_manifest, sync, sync_folder, temporary_folder, write_manifest
 from .folder_lock import LOCK_FILE, FolderLock, check_unlocked
@@ -170,17 +169,6 @@ def prepare_output_dir(
     return output_dir
 
 
-def save_model_folder(model: LZNModel, folder: Path) -> None:
-    """Saves a model with all files that loading by any class takes: a pipeline, if it can generate, or else an image processor."""
-    if model.decoder is not None:
-        LZNPipeline.from_model(model).save_pretrained(folder)
-        return
-    size, half = model.config.image_size, [0.5] * model.config.num_channels
-    processor = LZNImageProcessor(size={"height": size, "width": size}, image_mean=half, image_std=half)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
 def save_checkpoint(
     accelerator: Accelerator,
     output_dir: Path,
@@ -216,7 +204,8 @@ def save_checkpoint(
     def write() -> None:
         with temporary_folder(output_dir, folder.name) as temporary:
             with averages.scope():
-                save_model_folder(model, temporary)
+                model.save_pretrained(temporary)
+                save_components(model, temporary)
             with (temporary / STATE_FILE).open("wb") as file:  # a file of Python, whose errors have a number
                 torch.save({"step": step, **states}, file)
             write_json(temporary / SETTINGS_FILE, settings)

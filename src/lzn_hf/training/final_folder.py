@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from huggingface_hub import upload_folder
-
 from ..evaluation.cards import RELIABILITY_PICTURE, make_model_card
 from ..evaluation.results import write_json
-from .checkpoints import SAMPLES_DIR, list_checkpoints, save_model_folder
+from ..evaluation.sharing import save_components
+from ..evaluation.uploads import export_and_upload
+from .arguments import RunArguments
+from .checkpoints import list_checkpoints
 from .durable import sync, sync_folder, temporary_folder
 from .loop import Draw, Evaluate, TrainingLoop
 from .settings import SETTINGS_FILE
@@ -53,6 +55,7 @@ def save_final_folder(
 
     Raises:
         NoSpaceError: if there is no room, and the model is in a folder for temporary files or in a checkpoint, which the message names.
+        OSError: if the upload fails; the folder is complete then, and the message says how to upload it later.
         RuntimeError: if weights are not finite.
         SystemExit: after a signal to stop, see [`TrainingLoop.stoppable`].
     """
@@ -72,20 +75,18 @@ def save_final_folder(
                 metrics |= scores
 
             def write(folder: Path) -> None:
-                _write_model(loop, folder, metrics, draw)
                 if bins is not None and draw_reliability is not None:
                     draw_reliability(bins, folder / RELIABILITY_PICTURE)
+                _write_model(loop, folder, metrics, draw)
 
             if setup.accelerator.is_main_process:
                 _save_for_sure(loop, write, metrics)
-    output_dir = Path(loop.run.output_dir)
-    if setup.accelerator.is_main_process:
+    output_dir, is_main_process = Path(loop.run.output_dir), setup.accelerator.is_main_process
+    if is_main_process:
         logger.info(f"Saved the model to {output_dir}: {metrics}")
-        if setup.hub_model_id is not None:
-            ignored = ["checkpoint-*", "logs/*", f"{SAMPLES_DIR}/*", ".*"]
-            upload = upload_folder(repo_id=setup.hub_model_id, folder_path=output_dir, ignore_patterns=ignored)
-            logger.info(f"Uploaded the model to {upload.commit_url}")
-    loop.close()
+    loop.close()  # before the upload, for which no process should wait
+    if setup.hub_model_id is not None and is_main_process:
+        _upload(output_dir, setup.hub_model_id, loop.run)
     return output_dir
 
 
@@ -143,19 +144,33 @@ def _save_elsewhere(write: WriteFiles, size: int) -> Path | None:
         return None
 
 
+def _upload(folder: Path, hub_model_id: str, run: RunArguments) -> None:
+    try:
+        url = export_and_upload(folder, hub_model_id, license=run.license)
+    except Exception as error:  # whatever it is, the user needs to know that no training is lost
+        command = ["python", "utils/export_to_hub.py", str(folder), "--push_to_hub", hub_model_id]
+        command += ["--private"] * run.private
+        raise OSError(
+            f"the upload to {hub_model_id} failed: {error}. The model is complete in {folder}; upload it later by `{shlex.join(command)}`."
+        ) from error
+    logger.info(f"Uploaded the model to {url}")
+
+
 def _write_model(loop: TrainingLoop, folder: Path, metrics: dict[str, float], draw: Draw | None) -> None:
     setup, model = loop.setup, loop.setup.model
-    save_model_folder(model, folder)
+    model.save_pretrained(folder)
+    save_components(model, folder)
     if draw is not None:
         draw(folder / "samples.png")
     card = make_model_card(
         model.config,
-        model_id=setup.hub_model_id or loop.run.output_dir,
+        model_id=loop.run.output_dir,
         dataset=setup.data.name,
         metrics=metrics,
         settings=setup.settings,
         parameters=model.num_parameters(),
         hub_dataset=setup.data_args.hub_dataset,
+        license=loop.run.license,
     )
     card.save(folder / "README.md")
     write_json(folder / SETTINGS_FILE, setup.settings)
