@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch.utils.data import IterableDataset
 
 from lzn_hf import LZNModel
+from lzn_hf.anchors_lzn import ANCHOR_NAMES
 from lzn_hf.data.images import ImageData, TensorImageDataset
 from lzn_hf.training.arguments import DataArguments, RunArguments
 from lzn_hf.training.batches import make_train_loader, micro_batch_size
@@ -71,9 +72,11 @@ def training_setup(
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of a model folder; of a checkpoint those as trained, not averaged."""
-    state = folder / STATE_FILE
-    return torch.load(state, weights_only=True)["model"] if state.exists() else load_file(folder / "model.safetensors")
+    """The weights of a model folder; of a checkpoint those as trained, not averaged. By their names in files of weights."""
+    if not (folder / STATE_FILE).exists():
+        return load_file(folder / "model.safetensors")
+    trained = torch.load(folder / STATE_FILE, weights_only=True)["model"]
+    return {name.removesuffix(".weight") if name.startswith(ANCHOR_NAMES) else name: trained[name] for name in trained}
 
 
 def data_flags(preset: Path) -> list[str]:
