@@ -9,7 +9,6 @@ import pytest
 import torch
 from helpers.training import accelerator_fixture, tiny_model  # noqa: F401 (a fixture)
 from torch import nn
-
 from transformers import AutoModel
 
 from lzn_hf import LZNModel, LZNPipeline

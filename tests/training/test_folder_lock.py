@@ -14,7 +14,8 @@ from lzn_hf.training.folder_lock import LOCK_FILE, FolderLock, check_unlocked
 
 
 def hold(folder: Path) -> None:
-    FolderLock(folder).acquire()
+    lock = FolderLock(folder)  # it is released with its last reference
+    lock.acquire()
     (folder / "held").touch()
     time.sleep(60)
 
