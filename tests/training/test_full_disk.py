@@ -35,7 +35,9 @@ def make_loop(folder: Path, **options) -> TrainingLoop:
 
     forget_accelerators()
     torch.manual_seed(0)
-    run = RunArguments(**({"output_dir": str(folder), "total_batch_size": 8, "max_train_steps": 3} | options))
+    run = RunArguments(
+        **({"output_dir": str(folder), "total_batch_size": 8, "max_train_steps": 3, "logging_steps": 1} | options)
+    )
     setup = training_setup(tiny_model(), toy_images(18), run)
     return TrainingLoop(setup, dict.fromkeys(("encoder", "decoder", "label_anchors"), 1e-3), compute_loss)
 
