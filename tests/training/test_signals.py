@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import train_unconditional
-from accelerate import debug_launcher
+from accelerate import PartialState, debug_launcher
 from helpers.forked_runs import assert_same_outcome, finish, start
 from helpers.training import TINY, forget_accelerators, write_image_folder
 from torch.multiprocessing import ProcessExitedException
@@ -67,7 +67,7 @@ def test_a_signal_to_one_of_two_processes_stops_both(tmp_path, flags, monkeypatc
 
     def signalled(images, **options):
         calls.append(None)
-        if len(calls) == 2 and os.environ["RANK"] == "1":
+        if len(calls) == 2 and PartialState().process_index == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return to_pixel_values(images, **options)
 
