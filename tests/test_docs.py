@@ -36,6 +36,8 @@ OTHER_FLAGS = {
     "num_processes",
     "nproc_per_node",
     "quiet",
+    "shutdown_timeout",
+    "signals_to_handle",
 }
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
+from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, broadcast_object_list
 
 from .arguments import RunArguments
 
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def start_accelerator(run: RunArguments, trackers: Sequence[Any] = ()) -> Accelerator:
@@ -75,3 +77,24 @@ def check_num_processes(num_processes: int) -> None:
             "alone. Without GPUs, start them by `torchrun --nproc_per_node N` or by `ACCELERATE_USE_CPU=true accelerate launch "
             "--multi_gpu --num_processes N --num_machines 1`."
         )
+
+
+def on_main_process(accelerator: Accelerator, function: Callable[[], T]) -> T:
+    """Calls a function on the main process alone, while the others wait. All processes must call this.
+
+    Returns:
+        What the function returned, on all processes. It must be possible to pickle it.
+
+    Raises:
+        OSError, ValueError: on all processes, if the function raised it on the main one.
+    """
+    outcome: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [function(), None]
+        except (OSError, ValueError) as error:
+            outcome = [None, error]
+    result, error = broadcast_object_list(outcome)
+    if error is not None:
+        raise error
+    return result
