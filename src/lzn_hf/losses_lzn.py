@@ -143,7 +143,7 @@ def reconstruction_loss(
         `Tensor`: a scalar.
     """
     if timesteps is None:
-        timesteps = torch.rand(len(pixel_values), device=pixel_values.device, dtype=torch.float32, generator=generator)
+        timesteps = torch.rand(pixel_values.shape[0], device=pixel_values.device, dtype=torch.float32, generator=generator)
     sample_noise = draw_noise(pixel_values, generator) if sample_noise is None else sample_noise
     if condition_dropout:
         draws = torch.rand(len(pixel_values), device=pixel_values.device, dtype=torch.float32, generator=generator)
@@ -203,7 +203,8 @@ def view_losses(
     pools = gather_pool(torch.stack([anchors, targets], dim=1)).unbind(1)
     noise = draw_noise(anchors, generator) if noise is None else noise
     noise = config.latent_noise_scale * noise
-    rows = torch.arange(len(anchors), device=anchors.device) + process_index() * len(anchors)
+    size = anchors.shape[0]
+    rows = torch.arange(size, device=anchors.device) + process_index() * size
     latents = place_anchors(config, anchors, noise, pools[0])
     loss, log_probs = align_latents(config, latents, pools[1], rows)
     if config.alignment_symmetric:
@@ -233,8 +234,8 @@ def label_losses(
     Returns:
         `dict[str, Tensor]`: `alignment_loss` and `label_log_probs` of [`LZNOutput`].
     """
-    log_weights = log_label_frequencies(labels, len(label_anchors)) if weighted else None
-    targets = labels.repeat(len(latents) // len(labels))
+    log_weights = log_label_frequencies(labels, label_anchors.shape[0]) if weighted else None
+    targets = labels.repeat(latents.shape[0] // labels.shape[0])
     loss, log_probs = align_latents(config, latents, label_anchors, targets, log_weights)
     return {"alignment_loss": loss, "label_log_probs": log_probs}
 

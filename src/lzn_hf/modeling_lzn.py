@@ -318,7 +318,7 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
         Raises:
             ValueError: if the shape does not fit or a value is not finite.
         """
-        if anchors.ndim != 2 or anchors.shape[1] != self.config.latent_dim or len(anchors) == 0:
+        if anchors.ndim != 2 or anchors.shape[1] != self.config.latent_dim or anchors.shape[0] == 0:
             raise ValueError(f"`anchors` must have shape (N, {self.config.latent_dim}), got {tuple(anchors.shape)}.")
         if not torch.isfinite(anchors).all():
             raise ValueError("`anchors` must be finite, got NaN or infinite values.")
