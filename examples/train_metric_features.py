@@ -176,7 +176,6 @@ def main(argv: Sequence[str] | None = None) -> Path:
     processor.save_pretrained(output_dir)
     write_json(output_dir / "training_settings.json", {**settings, "held_out_accuracy": accuracy})
     metadata = ModelCardData(
-        license="apache-2.0",
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["feature-extractor", "lzn"],

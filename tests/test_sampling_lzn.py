@@ -174,35 +174,6 @@ def test_other_schedulers_do_not(scheduler, message):
 # ---------------------------------------------------------------- both ways
 
 
-@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2)])
-def test_order_of_convergence(method, order):
-    noise = torch.randn(20, 3, dtype=torch.float64)
-    errors = []
-    for steps in (40, 80):
-        times = torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
-        data = integrate_velocity(gaussian_velocity, noise, times, method)
-        errors.append((data - MEAN - STD * noise).norm())
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
-
-
-def test_there_and_back():
-    data = torch.randn(20, 3, dtype=torch.float64)
-    errors = []
-    for steps in (20, 40):
-        times = torch.linspace(1, 0, steps + 1).tolist()
-        noise = integrate_velocity(gaussian_velocity, data, times)
-        torch.testing.assert_close(noise, (data - MEAN) / STD, atol=0.01, rtol=0)
-        errors.append((integrate_velocity(gaussian_velocity, noise, times[::-1]) - data).abs().max())
-    assert errors[1] < errors[0] / 3 and errors[1] < 1e-3
-
-
-def test_integrate_velocity_errors():
-    with pytest.raises(ValueError, match="`method` must be 'heun' or 'euler', got 'rk4'"):
-        integrate_velocity(gaussian_velocity, torch.zeros(1), [0, 1], method="rk4")
-    with pytest.raises(ValueError, match="at least two times, got 1"):
-        integrate_velocity(gaussian_velocity, torch.zeros(1), [0])
-
-
 # ---------------------------------------------------------------- image flows
 
 
@@ -316,16 +287,6 @@ def field(x, t):
     return torch.cos(3 * x) - t * x
 
 
-@pytest.mark.parametrize("method", ["euler", "heun"])
-def test_integrator_shows_every_state(method):
-    sample, times, seen = torch.randn(2, 1, 4, 4), [0.1, 0.3, 0.35, 1.0], []
-    end = integrate_velocity(field, sample, times, method, on_step=lambda t, x: seen.append((t, x)))
-    assert [t for t, _ in seen] == times
-    assert torch.equal(seen[0][1], sample) and torch.equal(seen[-1][1], end)
-    for i in range(1, 4):  # each is where an integration up to there ends
-        torch.testing.assert_close(seen[i][1], integrate_velocity(field, sample, times[: i + 1], method))
-
-
 def test_heun_scheduler_shows_its_steps_and_not_its_guesses():
     """Heun steps from sigma to sigma, the last one, to 0, an Euler step."""
     scheduler, sample, seen = FlowMatchHeunDiscreteScheduler(), torch.randn(2, 1, 4, 4), []
@@ -346,3 +307,23 @@ def test_scheduler_shows_every_state(name):
     start = seen[0][0]
     for t, x in seen:
         torch.testing.assert_close(x, sample + (t - start) * speed, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", [*SCHEDULERS, "solver euler", "solver heun"])
+def test_a_step_may_change_the_samples(name):
+    """Along a constant velocity, what a step adds is there in the end: nothing that a scheduler remembers takes it back."""
+    solver = name.removeprefix("solver ") if name.startswith("solver ") else SCHEDULERS[name]()
+    noise, velocity, added = torch.randn(3, 2, 1, 4, 4).double()
+    calls = []
+
+    def add(t: float, sample: torch.Tensor) -> torch.Tensor | None:
+        calls.append(t)
+        return sample + added if len(calls) in (3, 4, 6) else None
+
+    images = ImageFlow(solver, 7).to_images(lambda x, t: velocity, noise, add)
+    torch.testing.assert_close(
+        images, noise + velocity + 3 * added, rtol=0, atol=0.01
+    )  # DPM-Solver starts at t = 0.001
+    calls.clear()
+    kept = ImageFlow(solver, 7).to_images(lambda x, t: velocity, noise, lambda t, sample: calls.append(t))
+    assert torch.equal(kept, ImageFlow(solver, 7).to_images(lambda x, t: velocity, noise))

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
 from published_checkpoint import NOT_WEIGHTS, WEIGHTS, convert, load_checkpoint, logger, some
 from published_format import CASES, config_from_published
 
 from lzn_hf import LZNConfig, LZNImageProcessor, LZNModel, LZNPipeline
+from lzn_hf.card_lzn import card_metadata, quoted
 from lzn_hf.training.command_line import StrictParser, run_as_script
 
 
@@ -86,20 +86,14 @@ model the anchors of some thousands of training images once, `model.set_referenc
 def model_card(config: LZNConfig, **source: Any) -> str:
     """Returns the README.md of a converted model: `source` (title, case, checkpoint, iteration, weights) and usage."""
     if config.decoder_type is None:
-        task, usage = "image-feature-extraction", ENCODER_USAGE.format(size=config.image_size)
+        usage = ENCODER_USAGE.format(size=config.image_size)
     else:
-        task = "unconditional-image-generation"
         label, what, calls = "", "Reconstructing an image", "again = pipe.reconstruct(images[0]).images[0]"
         if config.num_labels:
-            label, what = f'label="{config.id2label[0]}", ', "Classifying or reconstructing a single image"
+            label, what = f"label={quoted(config.id2label[0])}, ", "Classifying or reconstructing a single image"
             calls = f"prediction = pipe.classify(images[0])[0]\n{calls}"
         usage = GENERATOR_USAGE.format(label=label, what=what, calls=calls)
-    tags = ["latent-zoning-network", task] + ["image-classification"] * bool(config.num_labels)
-    return CARD.format(
-        metadata=ModelCardData(library_name="lzn_hf", pipeline_tag=task, tags=tags).to_yaml(),
-        usage=usage,
-        **source,
-    )
+    return CARD.format(metadata=card_metadata(config).to_yaml(), usage=usage, **source)
 
 
 def check_output_dir(output_dir: str | os.PathLike) -> Path:

@@ -23,7 +23,7 @@ class LZNConfig(PreTrainedConfig):
 
     Args:
         image_size (`int`, *optional*, defaults to 32): height and width of the images, in pixels.
-        num_channels (`int`, *optional*, defaults to 3): channels of the images, 1 or 3 for the image processor.
+        num_channels (`int`, *optional*, defaults to 3): channels of the images; 1, 3 or 4 for the image processor.
         latent_dim (`int`, *optional*, defaults to 200): size of anchors and latents.
         encoder_type (`str`, *optional*, defaults to `"ncsnpp"`): `"ncsnpp"` (arguments from `encoder_base_channels` on), `"resnet"`
             (`encoder_depths`, `encoder_widths`, `encoder_head_layers`) or `"transformers"` (`encoder_backbone`, `encoder_head_layers`), see

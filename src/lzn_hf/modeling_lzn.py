@@ -13,19 +13,22 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .anchors_lzn import LabelAnchors, ReferenceAnchors
 from .checks_lzn import check_choice, check_pixel_values
 from .configuration_lzn import LZNConfig
+from .generation_lzn import ImageGeneration
 from .latent_zones import compute_latents
 from .layers_ncsnpp import ResidualBlock
+from .loading_lzn import WholeWeights
 from .losses_lzn import LZNOutput, check_labels, joint_losses, view_losses
 from .networks_lzn import build_decoder, build_encoder, evaluation_mode
 from .networks_ncsnpp import NCSNPP_LAYERS
 from .networks_resnet import RESNET_LAYERS, Bottleneck
+from .saving_lzn import ReadableWeights
 from .zones_lzn import draw_noise, place_anchors, place_images, score_labels
 
 
 EMBEDDING_KINDS = ("embeddings", "features", "anchors")  # of `get_image_features`
 
 
-class LZNPreTrainedModel(PreTrainedModel):
+class LZNPreTrainedModel(WholeWeights, ReadableWeights, PreTrainedModel):
     """Configuration class, weight initialisation and loading of all Latent Zoning Network models."""
 
     config: LZNConfig
@@ -40,8 +43,6 @@ class LZNPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {
         "hidden_states": [OutputRecorder(block, layer_name="encoder") for block in (ResidualBlock, Bottleneck)]
     }
-    # In half precision the phases of the Fourier features of the time are noise.
-    _keep_in_fp32_modules_strict = {"time_embedding"}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -51,7 +52,7 @@ class LZNPreTrainedModel(PreTrainedModel):
             module.reset_parameters()
 
 
-class LZNModel(LZNPreTrainedModel):
+class LZNModel(ImageGeneration, LZNPreTrainedModel):
     """Image encoder, image decoder and label anchors that share one latent space (arXiv 2509.15591).
 
     Images are `(B, C, H, W)` in [-1, 1]; labels are int64 `(B,)`; in the image flow `t = 0` is noise and `t = 1` the image.
@@ -61,6 +62,9 @@ class LZNModel(LZNPreTrainedModel):
         super().__init__(config)
         self.encoder = build_encoder(config)
         self.decoder = build_decoder(config)
+        if self.decoder is not None and config.decoder_time_embedding == "fourier":
+            # In half precision the phases of the Fourier features of the time are noise.
+            self._keep_in_fp32_modules_strict = {"time_embedding"}
         num_labels = config.num_labels if config.encoder_type is not None else 0
         num_reference_anchors = config.num_reference_anchors
         latent_dim = config.latent_dim

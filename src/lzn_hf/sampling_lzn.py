@@ -1,15 +1,12 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""The image flow between noise (t = 0) and images (t = 1): schedulers of diffusers for the way to images, and integrators
-that go both ways."""
+"""The image flow between noise (t = 0) and images (t = 1): schedulers of diffusers for the way to images, and the solvers of
+`flow_lzn.py`, which go both ways."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from numbers import Real
 from typing import Any, get_args
 
 import numpy as np
@@ -23,12 +20,10 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from .checks_lzn import check_at_least, check_choice
-from .rk45_lzn import integrate_rk45
+from .checks_lzn import check_choice
+from .flow_lzn import FLOW_SOLVERS, OnStep, VelocityFn, check_steps, integrate_flow, integrate_velocity
 
 
-# Solvers by name; they integrate in both directions.
-FLOW_SOLVERS = ("euler", "heun", "rk45")
 # Supported schedulers of diffusers; they integrate from noise to images.
 FlowScheduler = (
     UniPCMultistepScheduler
@@ -50,10 +45,6 @@ FLOW_SETTINGS = {
     "use_beta_sigmas": False,
     "use_lu_lambdas": False,
 }
-# `(x, t)` to the velocity data - noise, of the shape of x. For "rk45" `(x, t, rows)`, see [`integrate_rk45`].
-VelocityFn = Callable[..., Tensor]
-# Called with the time and the samples at the start of an integration and after each of its steps.
-OnStep = Callable[[float, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -74,9 +65,7 @@ class ImageFlow:
     t_min: float = 0.0
 
     def __post_init__(self) -> None:
-        check_at_least(1, num_inference_steps=self.num_inference_steps)
-        if not isinstance(self.t_min, Real) or isinstance(self.t_min, bool) or not 0 <= self.t_min < 1:
-            raise ValueError(f"`t_min` must be a number of at least 0 and less than 1, got {self.t_min!r}.")
+        check_steps(self.num_inference_steps, self.t_min)
         if self.solver is None or isinstance(self.solver, str):
             check_choice(FLOW_SOLVERS, solver=self.solver)
             return
@@ -97,7 +86,7 @@ class ImageFlow:
         return self.num_inference_steps * (2 if self.solver == "heun" else 1)
 
     def to_images(self, velocity_fn: VelocityFn, noise: Tensor, on_step: OnStep | None = None) -> Tensor:
-        """Integrates from noise `(B, C, H, W)` at t = `t_min` to images at t = 1; `"rk45"` does not call `on_step`."""
+        """Integrates from noise `(B, C, H, W)` at t = `t_min` to images at t = 1; `"rk45"` calls `on_step` at the start only."""
         if isinstance(self.solver, str):
             return self._integrate(velocity_fn, noise, self.t_min, 1.0, on_step)
         return self._run_scheduler(velocity_fn, noise, on_step)
@@ -113,10 +102,7 @@ class ImageFlow:
         if not isinstance(self.solver, str):
             name = type(self.solver).__name__
             raise ValueError(f"`solver` must be {' or '.join(FLOW_SOLVERS)} to go from images to noise, got {name}.")
-        if self.solver == "rk45":
-            return integrate_rk45(velocity_fn, sample, t_start, t_end)[0]
-        times = torch.linspace(t_start, t_end, self.num_inference_steps + 1, dtype=torch.float64).tolist()
-        return integrate_velocity(velocity_fn, sample, times, self.solver, on_step)
+        return integrate_flow(velocity_fn, sample, self.solver, self.num_inference_steps, t_start, t_end, on_step)
 
     def _run_scheduler(self, velocity_fn: VelocityFn, sample: Tensor, on_step: OnStep | None) -> Tensor:
         # diffusers counts the other way: its sigma is 1 - t, and its model output d sample / d sigma is minus our velocity.
@@ -135,8 +121,13 @@ class ImageFlow:
         for i, timestep in enumerate(scheduler.timesteps):
             sample = scheduler.step(-velocity_fn(sample, times[i]), timestep, sample, return_dict=False)[0]
             # Heun first guesses the end of a step and evaluates the velocity there: that time comes twice.
-            if on_step is not None and times[i + 1] not in times[i + 2 : i + 3]:
-                on_step(times[i + 1], sample)
+            is_end = times[i + 1] not in times[i + 2 : i + 3]
+            if on_step is not None and is_end and (changed := on_step(times[i + 1], sample)) is not None:
+                sample = changed
+                # What a multistep scheduler remembers belongs to the old samples. The corrector of UniPC would even bring them back.
+                for name, fresh in (("lower_order_nums", 0), ("last_sample", None)):
+                    if hasattr(scheduler, name):
+                        setattr(scheduler, name, fresh)
         return sample
 
 
@@ -168,45 +159,6 @@ def check_scheduler(scheduler: SchedulerMixin) -> None:
     if wrong:
         right = ", ".join(f"{name}={settings[name]!r}" for name in wrong)
         raise ValueError(f"`scheduler` must be set to solve the image flow ({right}), got {wrong}.")
-
-
-def integrate_velocity(
-    velocity_fn: VelocityFn,
-    sample: Tensor,
-    times: Sequence[float],
-    method: str = "heun",
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """Integrates `d sample / dt = velocity_fn(sample, t)` along `times`, which may rise (to data) or fall (to noise).
-
-    Args:
-        velocity_fn (`Callable`): `(sample, t)` to the velocity, of the shape of `sample`.
-        sample (`Tensor` of shape `(B, ...)`): the samples at `times[0]`.
-        times (sequence of `float`): at least two times.
-        method (`str`, *optional*, defaults to `"heun"`): `"heun"` (order 2, two evaluations a step) or `"euler"` (order 1, one).
-        on_step (`Callable`, *optional*): called with the time and the samples at each of `times`.
-
-    Returns:
-        `Tensor` of shape `(B, ...)`: the samples at `times[-1]`.
-
-    Raises:
-        ValueError: for another method, and for fewer than two times.
-    """
-    if method not in ("heun", "euler"):
-        raise ValueError(f"`method` must be 'heun' or 'euler', got {method!r}.")
-    if len(times) < 2:
-        raise ValueError(f"`times` must hold at least two times, got {len(times)}.")
-    if on_step is not None:
-        on_step(times[0], sample)
-    for t, t_next in pairwise(times):
-        step = t_next - t
-        velocity = velocity_fn(sample, t)
-        if method == "heun":
-            velocity = (velocity + velocity_fn(sample + step * velocity, t_next)) / 2
-        sample = sample + step * velocity
-        if on_step is not None:
-            on_step(t_next, sample)
-    return sample
 
 
 def mix_noise(noise: Tensor, new_noise: Tensor, strength: float) -> Tensor:

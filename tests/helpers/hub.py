@@ -6,12 +6,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import yaml
+from huggingface_hub import ModelCard
+
+import lzn_hf
 
 
 COMMIT = "c" * 40  # the name of every revision: repositories have no history
@@ -29,11 +38,19 @@ class Repository:
 
 @dataclass
 class LocalHub:
-    """The address of the server and its repositories by id; the user is "me"."""
+    """The address of the server and its repositories by id; the user is "me".
+
+    Whose token is in `refused_tokens` may create nothing, and to `read_only` repositories nobody may write. With `can_check=False` the
+    server does not know the question whether one may. `refused_commits` are the repositories that break every upload.
+    """
 
     endpoint: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
     tokens: set[str] = field(default_factory=set)
+    refused_tokens: set[str] = field(default_factory=set)
+    read_only: set[str] = field(default_factory=set)
+    refused_commits: set[str] = field(default_factory=set)
+    can_check: bool = True
 
 
 @contextmanager
@@ -52,6 +69,33 @@ def local_hub() -> Iterator[LocalHub]:
         thread.join()
 
 
+def run_with_hub(code: str | Path, hub: LocalHub, folder: Path, *arguments: str | Path, **settings: str) -> str:
+    """Runs a script with a Hub, in a process of its own because huggingface_hub reads the address when it is imported."""
+    defaults = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_default", "NO_PROXY": "127.0.0.1"}
+    source = str(Path(lzn_hf.__file__).parents[1])
+    env = {**os.environ, **defaults, "HF_HOME": str(folder / "cache"), "PYTHONPATH": source, **settings}
+    script = ["-c", code] if isinstance(code, str) else [code]
+    command = [sys.executable, *map(str, [*script, *arguments])]
+    run = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def described(files: dict[str, bytes]) -> dict[str, object]:
+    """What the Hub tells of a model: its files, the metadata of its card, and the results in its `.eval_results`."""
+    facts: dict[str, object] = {"siblings": [{"rfilename": name} for name in files]}
+    if "README.md" in files:
+        card = ModelCard(files["README.md"].decode()).data.to_dict()
+        facts |= {name: card.get(name) for name in ("pipeline_tag", "library_name", "tags")} | {"cardData": card}
+    results = [
+        {"filename": name, "data": entry}
+        for name in files
+        if name.startswith(".eval_results/")
+        for entry in yaml.safe_load(files[name])
+    ]
+    return facts | ({"evalResults": results} if results else {})
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: LocalHub
 
@@ -60,9 +104,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.hub.tokens.add(self.headers.get("Authorization", "").removeprefix("Bearer "))
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        self.hub.tokens.add(token)
         path = self.path.partition("?")[0]
         if path == "/api/repos/create":
+            if token in self.hub.refused_tokens:
+                return self._refuse("Unauthorized", 401)
             wanted = json.loads(body)
             name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
             private = bool(wanted.get("private")) or wanted.get("visibility") == "private"  # huggingface_hub 1 or 2
@@ -77,12 +124,16 @@ class _Handler(BaseHTTPRequestHandler):
         if match and match[2] == "preupload":
             files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
             return self._answer({"files": [{**file, "shouldIgnore": False} for file in files]})
+        if match and match[1] in self.hub.refused_commits:
+            return self._refuse("TooLarge", 413)
         if match:
             repository = self.hub.repositories[match[1]]
             repository.pull_requests += "create_pr=1" in self.path  # huggingface_hub 1
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "header":
                     repository.messages.append(line["value"]["summary"])
+                elif line["key"] == "deletedFile":
+                    del repository.files[line["value"]["path"]]
                 else:
                     repository.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             return self._answer(
@@ -96,9 +147,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if match := re.fullmatch(r"/api/models/(\w+/[\w-]+)(?:/revision/\w+)?", path):
-            files = self.hub.repositories[match[1]].files
-            return self._answer({"id": match[1], "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]})
+        if match := re.fullmatch(r"/api/models/(\w+/[\w-]+)/auth-check/write", path):
+            if not self.hub.can_check:
+                return self._refuse("RepoNotFound")
+            return self._refuse("Forbidden", 403) if match[1] in self.hub.read_only else self._answer({})
+        match = re.fullmatch(r"/api/models/(\w+/[\w-]+)(?:/revision/\w+)?", path)
+        if match and match[1] in self.hub.repositories:
+            return self._answer({"id": match[1], "sha": COMMIT, **described(self.hub.repositories[match[1]].files)})
         if match := re.fullmatch(r"/api/models/(\w+/[\w-]+)/tree/\w+", path):
             files = self.hub.repositories[match[1]].files
             rows = [{"type": "file", "path": name, "size": len(files[name]), "oid": COMMIT} for name in files]
@@ -123,8 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, content: object) -> None:
         self._send(json.dumps(content).encode(), "application/json")
 
-    def _refuse(self, reason: str) -> None:
-        self.send_response(404)
+    def _refuse(self, reason: str, status: int = 404) -> None:
+        self.send_response(status)
         self.send_header("X-Error-Code", reason)
         self.send_header("Content-Length", "0")
         self.end_headers()

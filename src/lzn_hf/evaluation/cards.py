@@ -8,16 +8,16 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import PreTrainedConfig
 
+from ..card_lzn import TAGS, can_classify, card_metadata, check_license, hub_task, usage
 from ..configuration_lzn import LZNConfig
 
 
 RELIABILITY_PICTURE = "reliability.png"
-TAGS = ["latent-zoning-network", "lzn"]
+LIMITS_HEADING = "## Intended use and limits"
 SETTINGS_SHOWN = {
     "data": None,
     "joint": None,
@@ -53,6 +53,7 @@ parameters.
 ## How to use
 
 {usage}
+{limits}
 ## Training
 
 The weights are the moving averages.{reference}
@@ -76,21 +77,6 @@ Everything else is in `training_settings.json`.
 """
 
 
-GENERATE = """```py
-from lzn_hf import LZNPipeline
-
-pipe = LZNPipeline.from_pretrained("{model_id}")
-images = pipe({arguments}).images  # generate
-{more}```
-"""
-LOAD = """```py
-import lzn_hf
-from transformers import AutoModel, pipeline
-
-{lines}
-```
-"""
-
 SCORES = """
 Scores of labels are read at time t = {time:.3f} of the flow of the label anchors (`prediction_time` in `config.json`), where they
 fit the labels of the validation images best. Accuracy against score on these images:
@@ -99,47 +85,52 @@ fit the labels of the validation images best. Accuracy against score on these im
 """
 
 
-def _usage(config: LZNConfig, model_id: str) -> str:
-    """Snippets for the parts that a model has."""
-    text, lines = "", []
-    if config.decoder_type is not None:
-        arguments, more = "num_images_per_label=4", []
-        if config.num_labels:
-            arguments = f'label="{label_names(config)[0]}", num_images_per_label=4'
-        if config.num_labels and config.encoder_type is not None:
-            more.append("predictions = pipe.classify(images, top_k=3)  # classify, each image by itself")
-        if config.encoder_type is not None:
-            more.append("embeddings = pipe.embed(images)  # (4, features)")
-        if config.encoder_type is not None or not config.num_labels:  # a flow of labels would have to know them
-            more.append("again = pipe.reconstruct(images).images  # to latent and noise, and back")
-        text = (
-            GENERATE.format(model_id=model_id, arguments=arguments, more="".join(f"{line}\n" for line in more)) + "\n"
-        )
-    if config.num_labels and config.num_reference_anchors:
-        lines.append(f'classifier = pipeline("image-classification", model="{model_id}")')
-    if config.encoder_type is not None:
-        lines.append(f'extractor = pipeline("image-feature-extraction", model="{model_id}")')
-        lines.append(f'model = AutoModel.from_pretrained("{model_id}")  # get_image_features, get_image_anchors, ...')
-    return text + (LOAD.format(lines="\n".join(lines)) if lines else "")
-
-
-def _summary(config: LZNConfig, dataset: str) -> tuple[str, str, list[str]]:
-    """A description of a model, its task on the Hub, and the tags of its abilities."""
+def _summary(config: LZNConfig, dataset: str) -> str:
+    """A description of a model."""
     network = f"[Latent Zoning Network](https://arxiv.org/abs/2509.15591) trained on {dataset}"
     if config.num_labels and config.decoder_type is None:
-        text = f"A linear classifier on the anchors of an image encoder, trained on {dataset}: the encoder of a\n[Latent Zoning Network](https://arxiv.org/abs/2509.15591) without latent zones, as a baseline. `linear_log_probs` of `lzn_hf.evaluation.joint` classifies by it."
-        return text, "image-feature-extraction", ["image-feature-extraction"]
+        return f"A linear classifier on the anchors of an image encoder, trained on {dataset}: the encoder of a\n[Latent Zoning Network](https://arxiv.org/abs/2509.15591) without latent zones, as a baseline. `linear_log_probs` of `lzn_hf.evaluation.joint` classifies by it."
     if config.num_labels and config.encoder_type is not None:
-        text = f"A {network}. One model, one latent space: it\ngenerates images of {config.num_labels} labels, classifies images and embeds them."
-        return text, "image-classification", ["image-generation", "image-feature-extraction", "rectified-flow"]
+        return f"A {network}. One model, one latent space: it\ngenerates images of {config.num_labels} labels, classifies images and embeds them."
     if config.decoder_type is None:
-        text = f"The image encoder of a {network}, without labels: it embeds images."
-        return text, "image-feature-extraction", ["image-feature-extraction", "representation-learning"]
+        return f"The image encoder of a {network}, without labels: it embeds images."
     if config.encoder_type is None:
-        text = f"A rectified flow trained on {dataset}: the decoder of a\n[Latent Zoning Network](https://arxiv.org/abs/2509.15591) without latents, as a baseline."
-        return text, "unconditional-image-generation", ["image-generation", "rectified-flow"]
-    text = f"A {network}, without labels: it generates, reconstructs and\nembeds images."
-    return text, "unconditional-image-generation", ["image-generation", "image-feature-extraction", "rectified-flow"]
+        return f"A rectified flow trained on {dataset}: the decoder of a\n[Latent Zoning Network](https://arxiv.org/abs/2509.15591) without latents, as a baseline."
+    return f"A {network}, without labels: it generates, reconstructs and\nembeds images."
+
+
+def limits_section(config: LZNConfig, dataset: str | None = None) -> str:
+    """The section on what a model is for and what not to expect of it.
+
+    Args:
+        config ([`LZNConfig`]): the model's config.
+        dataset (`str`, *optional*): name of the training data for people.
+    """
+    data, size = dataset or "its training data", config.image_size
+    abilities = ["embed"] * (config.encoder_type is not None) + ["classify"] * can_classify(config)
+    abilities += ["generate"] * (config.decoder_type is not None)
+    points = [
+        f"For research and teaching: to {' and '.join(filter(None, [', '.join(abilities[:-1]), abilities[-1]]))} images like those of {data}. Not for decisions about people.",
+        f"Images are brought to {size} x {size} pixels{' in grey' if config.num_channels == 1 else ''}: what is smaller than that is lost.",
+        "What is rare or missing in the training data is rare, missing or wrong in what the model does.",
+    ]
+    if can_classify(config):
+        points.append(
+            f"An image of anything else gets one of the {config.num_labels} labels, too: scores compare labels with each other, and none "
+            "says that no label fits."
+        )
+    if config.decoder_type is not None:
+        points.append(
+            "Generated images may resemble images of the training data; how often they do was not measured. Say of such images that a "
+            "model made them."
+        )
+    if config.encoder_type is not None and not config.num_reference_anchors and config.decoder_type is not None:
+        points.append(
+            "It holds no reference anchors. Before it can place a single image in the latent space"
+            f"{', to classify or reconstruct it' if config.num_labels else ', to reconstruct it'}, it needs those of some thousands of "
+            "training images: `model.set_reference_anchors(anchors)`."
+        )
+    return f"{LIMITS_HEADING}\n\n" + "".join(f"- {point}\n" for point in points)
 
 
 def make_model_card(
@@ -151,6 +142,7 @@ def make_model_card(
     settings: Mapping[str, Mapping[str, Any]],
     parameters: int,
     hub_dataset: str | None = None,
+    license: str | None = None,
 ) -> ModelCard:
     """Writes the card of a trained model, with the snippets and tags that its config allows.
 
@@ -162,18 +154,19 @@ def make_model_card(
         settings (`dict`): the settings of the training by section, see `resolve_settings`.
         parameters (`int`): number of parameters.
         hub_dataset (`str`, *optional*): id of the dataset on the Hub.
+        license (`str`, *optional*): the licence of the weights, see [`check_license`]. The card names none that nobody chose.
 
     Returns:
         `ModelCard`: not saved yet.
+
+    Raises:
+        ValueError: for a licence that the Hub cannot know.
     """
-    name, time = model_id.rstrip("/").split("/")[-1], config.prediction_time
-    summary, task, tags = _summary(config, dataset)
+    name, time, task = model_id.rstrip("/").split("/")[-1], config.prediction_time, hub_task(config)
     values = [(metric.removeprefix("validation_"), None, round(value, 4)) for metric, value in metrics.items()]
-    data = ModelCardData(
-        license="apache-2.0",
-        library_name="lzn_hf",
-        pipeline_tag=task,
-        tags=TAGS + tags,
+    data = card_metadata(
+        config,
+        license=check_license(license),
         datasets=[hub_dataset] if hub_dataset else None,
         model_name=name,
         eval_results=evaluation_results(task, dataset, values, hub_dataset=hub_dataset) or None,
@@ -193,7 +186,7 @@ def make_model_card(
     content = TEMPLATE.format(
         metadata=data.to_yaml(),
         name=name,
-        summary=summary,
+        summary=_summary(config, dataset),
         num_channels_text="Grey" if config.num_channels == 1 else "Colour",
         size=config.image_size,
         latent_dim_text="" if config.encoder_type is None else f"{config.latent_dim} latent dimensions, ",
@@ -201,17 +194,12 @@ def make_model_card(
         pictures="" if config.decoder_type is None else "\n![Samples](samples.png)\n",
         results=results or "There was no validation data.",
         scores="" if time is None else SCORES.format(time=time, picture=RELIABILITY_PICTURE),
-        usage=_usage(config, model_id),
+        usage=usage(config, model_id),
+        limits=limits_section(config, dataset),
         reference=reference,
         settings="\n".join(rows),
     )
     return ModelCard(content)
-
-
-def label_names(config: PreTrainedConfig) -> list[str]:
-    """The names of a model's labels, by their ids."""
-    names = cast(Mapping[int, str], config.id2label)
-    return [names[label] for label in range(len(names))] if config.num_labels else []
 
 
 def evaluation_results(
@@ -253,7 +241,9 @@ def add_results(folder: str | os.PathLike, results: Iterable[EvalResult], sectio
     if (folder / "README.md").is_file():
         card = ModelCard.load(folder / "README.md")
     else:
-        data = ModelCardData(library_name="lzn_hf", tags=TAGS, pipeline_tag=results[0].task_type if results else None)
+        data = ModelCardData(
+            library_name="transformers", tags=list(TAGS), pipeline_tag=results[0].task_type if results else None
+        )
         network = "[Latent Zoning Network](https://arxiv.org/abs/2509.15591)"
         card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {folder.name}\n\nA {network}.\n")
     card.data.model_name = card.data.model_name or folder.name
@@ -261,7 +251,7 @@ def add_results(folder: str | os.PathLike, results: Iterable[EvalResult], sectio
     kept = [result for result in card.data.eval_results or [] if _result_key(result) not in replaced]
     card.data.eval_results = kept + results
     if section is not None:
-        card.text = _replace_section(card.text, section.strip() + "\n")
+        card.text = replace_section(card.text, section)
     return card
 
 
@@ -269,17 +259,31 @@ def _result_key(result: EvalResult) -> tuple[str, str, str]:
     return result.task_type, result.dataset_name, result.metric_type
 
 
-def _replace_section(text: str, section: str) -> str:
+def replace_section(text: str, section: str, before: str | None = "## How to use") -> str:
+    """Puts a section into the text of a card: in place of the one with its heading, else before another one, else at the end.
+
+    Args:
+        text (`str`): the text.
+        section (`str`): Markdown that begins with a heading of level 2.
+        before (`str`, *optional*, defaults to `"## How to use"`): heading of the other section. `None`: at the end.
+    """
+    section = section.strip() + "\n"
     heading = re.escape(section.splitlines()[0])
     # From the heading to the next one of its level.
     old = re.compile(rf"^{heading}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
     if old.search(text):
         text = old.sub(lambda _: section + "\n", text, count=1)
     else:
-        usage = re.search(r"^## How to use\n", text, re.MULTILINE)
-        at = usage.start() if usage else len(text)
-        text = text[:at].rstrip() + "\n\n" + section + ("\n" + text[at:] if usage else "")
+        other = None if before is None else re.search(rf"^{re.escape(before)}\n", text, re.MULTILINE)
+        at = other.start() if other else len(text)
+        text = text[:at].rstrip() + "\n\n" + section + ("\n" + text[at:] if other else "")
     return text.rstrip() + "\n"
 
 
-__all__ = ["add_results", "evaluation_results", "label_names", "make_model_card"]
+__all__ = [
+    "add_results",
+    "evaluation_results",
+    "limits_section",
+    "make_model_card",
+    "replace_section",
+]

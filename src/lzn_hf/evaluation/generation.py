@@ -13,11 +13,12 @@ from accelerate import PartialState
 from huggingface_hub import ModelCard
 from torch import Tensor
 
+from ..card_lzn import label_names
 from ..data.batches import image_batches, to_pixel_values
 from ..data.images import ImageData
 from ..modeling_lzn import LZNModel
 from ..pipeline_lzn import LZNPipeline
-from .cards import add_results, evaluation_results, label_names
+from .cards import add_results, evaluation_results
 from .features import FeatureExtractor
 from .joint import accuracy, class_consistency
 from .metrics import (

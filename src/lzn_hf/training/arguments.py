@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from ..card_lzn import check_license
 from ..checks_lzn import near_matches
 
 
@@ -203,8 +204,16 @@ class RunArguments:
     report_to: Literal["none", "tensorboard"] = flag(
         "none", "Tracker in addition to metrics.jsonl, which is always written."
     )
-    push_to_hub: bool = flag(False, "Upload the final folder to the Hugging Face Hub.")
+    push_to_hub: bool = flag(
+        False,
+        "Upload the final model to the Hugging Face Hub, with the code that opens it without lzn_hf. Permission to write is checked "
+        "before training.",
+    )
     hub_model_id: str | None = flag(None, "Repository to upload to, as user/name; default: the name of output_dir.")
+    private: bool = flag(False, "Only you may see the repository, if it is made.")
+    license: str | None = flag(
+        None, "Licence of the weights for the model card, as the Hub names it: mit, apache-2.0, ...; default: none."
+    )
     dry_run: bool = flag(
         False,
         "Print the resolved settings, model sizes, steps and a summary of the data, take three steps, print how long the run will take "
@@ -228,8 +237,10 @@ class RunArguments:
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must be at least 0 and below 1, but is {self.ema_decay}.")
-        if self.hub_model_id is not None and not self.push_to_hub:
-            raise ValueError("`hub_model_id` is given, but nothing is uploaded without `--push_to_hub`.")
+        for name, is_given in (("hub_model_id", self.hub_model_id is not None), ("private", self.private)):
+            if is_given and not self.push_to_hub:
+                raise ValueError(f"`{name}` is given, but nothing is uploaded without `--push_to_hub`.")
+        check_license(self.license)
 
 
 # By their section in a preset. Each script adds its own.

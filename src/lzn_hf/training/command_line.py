@@ -49,7 +49,8 @@ class StrictParser(ArgumentParser):
             if not name.startswith("-"):
                 self.error(f"unexpected argument {name!r}: every value follows its --flag")
             spelling = f"--{name.lstrip('-').replace('-', '_')}"
-            matches = close_matches(spelling, [action.option_strings[0] for action in self._actions])
+            flags = [action.option_strings[0] for action in self._actions if action.option_strings]
+            matches = close_matches(spelling, flags)
             self.error(f"unknown flag {name}{f'; did you mean {matches}?' if matches else '; see --help'}")
         require_finite(vars(namespace))
         return namespace, unknown

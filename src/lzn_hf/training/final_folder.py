@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from huggingface_hub import upload_folder
-
 from ..evaluation.cards import RELIABILITY_PICTURE, make_model_card
 from ..evaluation.results import write_json
-from ..image_processing_lzn import LZNImageProcessor
-from ..pipeline_lzn import LZNPipeline
-from .checkpoints import SAMPLES_DIR, temporary_folder
+from ..evaluation.sharing import save_components
+from ..evaluation.uploads import export_and_upload
+from .arguments import RunArguments
+from .checkpoints import temporary_folder
 from .loop import Draw, Evaluate, TrainingLoop
 from .settings import SETTINGS_FILE
 from .validation import calibrate
@@ -45,6 +45,9 @@ def save_final_folder(
 
     Returns:
         `Path`: the folder. Files of an earlier run in it are replaced only when all new ones are complete.
+
+    Raises:
+        OSError: if the upload fails; the folder is complete then, and the message says how to upload it later.
     """
     setup, model, output_dir = loop.setup, loop.setup.model, Path(loop.run.output_dir)
     with loop.ema.scope():
@@ -66,34 +69,40 @@ def save_final_folder(
                 for path in folder.iterdir():
                     os.replace(path, output_dir / path.name)
             logger.info(f"Saved the model to {output_dir}: {metrics}")
-            if setup.hub_model_id is not None:
-                ignored = ["checkpoint-*", "logs/*", f"{SAMPLES_DIR}/*", ".*"]
-                upload = upload_folder(repo_id=setup.hub_model_id, folder_path=output_dir, ignore_patterns=ignored)
-                logger.info(f"Uploaded the model to {upload.commit_url}")
-    loop.close()
+    is_main_process = setup.accelerator.is_main_process
+    loop.close()  # before the upload, for which no process should wait
+    if setup.hub_model_id is not None and is_main_process:
+        _upload(output_dir, setup.hub_model_id, loop.run)
     return output_dir
+
+
+def _upload(folder: Path, hub_model_id: str, run: RunArguments) -> None:
+    try:
+        url = export_and_upload(folder, hub_model_id, license=run.license)
+    except Exception as error:  # whatever it is, the user needs to know that no training is lost
+        command = ["python", "utils/export_to_hub.py", str(folder), "--push_to_hub", hub_model_id]
+        command += ["--private"] * run.private
+        raise OSError(
+            f"the upload to {hub_model_id} failed: {error}. The model is complete in {folder}; upload it later by `{shlex.join(command)}`."
+        ) from error
+    logger.info(f"Uploaded the model to {url}")
 
 
 def _write_model(loop: TrainingLoop, folder: Path, metrics: dict[str, float], draw: Draw | None) -> None:
     setup, model = loop.setup, loop.setup.model
-    if model.decoder is not None:
-        LZNPipeline.from_model(model).save_pretrained(folder)
-    else:
-        size, half = model.config.image_size, [0.5] * model.config.num_channels
-        model.save_pretrained(folder)
-        LZNImageProcessor(size={"height": size, "width": size}, image_mean=half, image_std=half).save_pretrained(
-            folder
-        )
+    model.save_pretrained(folder)
+    save_components(model, folder)
     if draw is not None:
         draw(folder / "samples.png")
     card = make_model_card(
         model.config,
-        model_id=setup.hub_model_id or loop.run.output_dir,
+        model_id=loop.run.output_dir,
         dataset=setup.data.name,
         metrics=metrics,
         settings=setup.settings,
         parameters=model.num_parameters(),
         hub_dataset=setup.data_args.hub_dataset,
+        license=loop.run.license,
     )
     card.save(folder / "README.md")
     write_json(folder / SETTINGS_FILE, setup.settings)

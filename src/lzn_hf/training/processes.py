@@ -43,7 +43,8 @@ def start_accelerator(run: RunArguments, trackers: Sequence[Any] = ()) -> Accele
             not available on the device.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for each request to the Hub
+    for name in ("httpx", "httpx2"):  # of huggingface_hub 1 and 2: one line for each request to the Hub
+        logging.getLogger(name).setLevel(logging.WARNING)
     if run.report_to != "none" and find_spec(run.report_to) is None:
         raise ValueError(f"`report_to` is {run.report_to}, which is not installed: pip install {run.report_to}")
     accelerator = Accelerator(

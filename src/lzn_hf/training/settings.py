@@ -32,6 +32,8 @@ MAY_CHANGE_ON_RESUME = {
     "process_timeout",
     "push_to_hub",
     "hub_model_id",
+    "private",
+    "license",
     "dry_run",
     "gradient_checkpointing",
     "samples_per_label",

@@ -14,12 +14,12 @@ import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
-from huggingface_hub import create_repo
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..data.batches import image_batches
 from ..data.images import ImageData
+from ..evaluation.uploads import prepare_repository
 from ..modeling_lzn import LZNModel
 from .arguments import DataArguments, ModelArguments, RunArguments
 from .batches import load_data, make_train_loader, micro_batch_size
@@ -189,7 +189,7 @@ def _warn_of_few_passes(run: RunArguments, train_images: int) -> None:
 
 
 def create_hub_repo(accelerator: Accelerator, run: RunArguments) -> str:
-    """Creates the repository to upload to, early, so that a missing login shows before training. Returns its id."""
+    """Creates the repository to upload to, early, so that a missing login or permission shows before training. Returns its id."""
     repo_id = run.hub_model_id or Path(run.output_dir).name
-    ids = [create_repo(repo_id, exist_ok=True).repo_id if accelerator.is_main_process else None]
+    ids = [prepare_repository(repo_id, run.private or None) if accelerator.is_main_process else None]
     return broadcast_object_list(ids)[0]

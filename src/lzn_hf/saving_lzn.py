@@ -1,0 +1,31 @@
+# Copyright 2026 The lzn_hf authors. Apache-2.0.
+"""Weights on disk that those may read who may read the files beside them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+class ReadableWeights:
+    """A model of transformers whose saved weights have the permissions of its `config.json`, which are those of the umask.
+
+    safetensors writes into a temporary file that only its owner may read, and renames it.
+    """
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """Saves config and weights, see `PreTrainedModel.save_pretrained`."""
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]  # of the class beside this one
+        share_weights(save_directory)
+
+
+def share_weights(folder: str | os.PathLike) -> None:
+    """Gives the weights in a folder the permissions of its `config.json`, if there is one."""
+    config = Path(folder) / "config.json"
+    if config.is_file():  # only the main process writes
+        for weights in config.parent.glob("*.safetensors"):
+            shutil.copymode(config, weights)
+
+
+__all__ = ["ReadableWeights", "share_weights"]
