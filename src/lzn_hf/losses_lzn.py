@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from .configuration_lzn import LZNConfig
-from .distributed_lzn import log_label_frequencies, process_index
-from .zones_lzn import align_latents, draw_latents, draw_noise, gather_pool, place_anchors
+from .distributed_lzn import draw_rows, log_label_frequencies, process_index
+from .zones_lzn import align_latents, draw_latents, gather_pool, place_anchors
 
 
 NO_LABEL = -1  # for the decoder: its one-hot vector is zero
@@ -94,7 +94,7 @@ def joint_losses(
     latents = None
     if anchors is not None:
         pool = gather_pool(anchors)
-        noise = draw_noise(anchors, generator) if noise is None else noise
+        noise = draw_rows(torch.randn, anchors, generator) if noise is None else noise
         latents = losses["latents"] = place_anchors(config, anchors, noise, pool)
     if model.decoder is not None:
         losses["reconstruction_loss"] = reconstruction_loss(
@@ -135,7 +135,8 @@ def reconstruction_loss(
         labels (`Tensor` of shape `(B,)`, *optional*): int64 labels, for a model with labels.
         sample_noise (`Tensor` of shape `(B, C, H, W)`, *optional*): the noise e, drawn after the times if not given.
         timesteps (`Tensor` of shape `(B,)`, *optional*): the times t in [0, 1], drawn if not given.
-        generator (`torch.Generator`, *optional*): draws times and noise, and then the images whose condition is dropped.
+        generator (`torch.Generator`, *optional*): draws times and noise, and then the images whose condition is dropped; in one state on
+            all processes, see [`draw_rows`].
         condition_dropout (`float`, *optional*, defaults to 0.0): the probability with which an image's latent and label are dropped, both
             together, see [`drop_conditions`].
 
@@ -143,10 +144,10 @@ def reconstruction_loss(
         `Tensor`: a scalar.
     """
     if timesteps is None:
-        timesteps = torch.rand(pixel_values.shape[0], device=pixel_values.device, dtype=torch.float32, generator=generator)
-    sample_noise = draw_noise(pixel_values, generator) if sample_noise is None else sample_noise
+        timesteps = draw_rows(torch.rand, pixel_values[:, 0, 0, 0], generator)
+    sample_noise = draw_rows(torch.randn, pixel_values, generator) if sample_noise is None else sample_noise
     if condition_dropout:
-        draws = torch.rand(len(pixel_values), device=pixel_values.device, dtype=torch.float32, generator=generator)
+        draws = draw_rows(torch.rand, pixel_values[:, 0, 0, 0], generator)
         latents, labels = drop_conditions(latents, labels, draws < condition_dropout)
     t = timesteps[:, None, None, None]
     velocity = predict_velocity(t * pixel_values + (1 - t) * sample_noise, timesteps, latents, labels)
@@ -191,7 +192,7 @@ def view_losses(
         anchors (`Tensor` of shape `(B, D)`): the anchors of one view of the images of this process.
         targets (`Tensor` of shape `(B, D)`): the anchors of the other view.
         noise (`Tensor` of shape `(B, D)`, *optional*): prior noise, drawn if not given.
-        generator (`torch.Generator`, *optional*): draws the noise.
+        generator (`torch.Generator`, *optional*): draws the noise, in one state on all processes, see [`draw_rows`].
 
     Returns:
         `dict[str, Tensor]`: `loss`, weighted, `alignment_loss`, and `latents` `(B, D)` and `view_log_probs` `(S, B)` of the first view, as
@@ -201,7 +202,7 @@ def view_losses(
         ValueError: if all processes together have one image.
     """
     pools = gather_pool(torch.stack([anchors, targets], dim=1)).unbind(1)
-    noise = draw_noise(anchors, generator) if noise is None else noise
+    noise = draw_rows(torch.randn, anchors, generator) if noise is None else noise
     noise = config.latent_noise_scale * noise
     size = anchors.shape[0]
     rows = torch.arange(size, device=anchors.device) + process_index() * size

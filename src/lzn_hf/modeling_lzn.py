@@ -105,7 +105,8 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
             noise (`Tensor` of shape `(B, D)`, *optional*): prior noise of the latents.
             sample_noise (`Tensor` of shape `(B, C, H, W)`, *optional*): the noise e of the image flow.
             timesteps (`Tensor` of shape `(B,)`, *optional*): the times t of the image flow in [0, 1].
-            generator (`torch.Generator`, *optional*): draws the three above where they are not given.
+            generator (`torch.Generator`, *optional*): draws the three above where they are not given: with one state on all processes,
+                for the batch of all, of which each takes its rows.
             output_hidden_states (`bool`, *optional*): whether to return the feature maps after each block of the encoder, too.
             return_dict (`bool`, *optional*): whether to return an [`LZNOutput`] (default) or a tuple.
 

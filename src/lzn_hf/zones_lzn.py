@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .configuration_lzn import LZNConfig
-from .distributed_lzn import gather_with_gradient
+from .distributed_lzn import draw_rows, gather_with_gradient
 from .latent_zones import alignment_loss, compute_latents, trace_assignments
 
 
@@ -103,7 +103,7 @@ def draw_latents(
         anchors (`Tensor` of shape `(B, D)`): the anchors of the images.
         pool (`Tensor` of shape `(N, D)`): the anchors that share the prior.
         latents (`Tensor` of shape `(B, D)`, *optional*): latents under noise of scale 1, which are taken for the first scale if that is 1.
-        generator (`torch.Generator`, *optional*): draws the noise of the others.
+        generator (`torch.Generator`, *optional*): draws the noise of the others, in one state on all processes, see [`draw_rows`].
 
     Returns:
         `Tensor` of shape `(K B, D)`: the latents of all images for the first scale, then of all for the second, ...
@@ -114,7 +114,7 @@ def draw_latents(
         drawn.append(latents)
         scales.pop(0)
     if scales:
-        noise = torch.cat([scale * draw_noise(anchors, generator) for scale in scales])
+        noise = torch.cat([scale * draw_rows(torch.randn, anchors, generator) for scale in scales])
         drawn.append(place_anchors(config, anchors.repeat(len(scales), 1), noise, pool))
     return torch.cat(drawn)
 
