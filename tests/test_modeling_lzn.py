@@ -280,7 +280,7 @@ def test_initialisation_survives_from_pretrained(model):
         loaded.decoder(images, torch.rand(4), torch.randn(4, 6), torch.zeros(4, dtype=torch.int64)).abs().max() < 1e-3
     )
     assert 0.5 < loaded.label_anchors().std() < 1.5
-    assert 0.5 < LZNModel(tiny_config(label_anchor_std=3.0)).label_anchors.std() / 3 < 1.5
+    assert 0.5 < LZNModel(tiny_config(label_anchor_std=3.0)).label_anchors().std() / 3 < 1.5
 
 
 def test_reference_anchors_are_checked(model):

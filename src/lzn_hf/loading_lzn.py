@@ -48,7 +48,8 @@ class WholeWeights:
         if kwargs.get("state_dict") is None and pretrained_model_name_or_path is not None:
             name = os.fspath(pretrained_model_name_or_path)
             _check_keys(model, info, name, kwargs.get("ignore_mismatched_sizes", False))
-            _check_types(name, {key: value for key, value in kwargs.items() if key in LOCATION_ARGUMENTS})
+            location = {key: value for key, value in kwargs.items() if key in LOCATION_ARGUMENTS}
+            _check_types(name, kwargs.get("variant"), location)
             _check_finite(model, name)
         return (model, info) if with_info else model
 
@@ -58,7 +59,7 @@ def _check_keys(model: nn.Module, info: dict[str, Any], name: str, fresh_labels:
     parts = {key.removeprefix("lzn.").split(".")[0] for key in model.state_dict()}
     # A classifier without reference anchors in its folder says so when it is asked; those of a model come with its config.
     optional = [key for key, module in model.named_modules() if isinstance(module, ReferenceAnchors)]
-    optional = optional if model.config.num_labels and hasattr(model, "lzn") else []
+    optional = optional if hasattr(model, "lzn") else []
     if fresh_labels:
         optional += [key for key, _ in model.named_modules() if key.endswith(LABEL_MODULES)]
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(tuple(f"{one}." for one in optional)))
@@ -73,10 +74,11 @@ def _check_keys(model: nn.Module, info: dict[str, Any], name: str, fresh_labels:
         )
 
 
-def _check_types(name: str, location: dict[str, Any]) -> None:
+def _check_types(name: str, variant: str | None, location: dict[str, Any]) -> None:
     """Raises a `ValueError` for a file of weights with tensors that are not floating point."""
-    config = cached_file(name, "config.json", local_files_only=not os.path.isdir(name), **location)
-    for path in sorted(Path(config).parent.glob("*.safetensors")):
+    config: Any = cached_file(name, "config.json", local_files_only=not os.path.isdir(name), **location)
+    weights = "model*.safetensors" if variant is None else f"model.{variant}*.safetensors"
+    for path in sorted(Path(config).parent.glob(weights)):
         with safe_open(path, framework="pt") as file:
             types = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # no mapping
         if wrong := sorted(f"{key} ({dtype})" for key, dtype in types.items() if dtype not in FLOATING_TYPES):

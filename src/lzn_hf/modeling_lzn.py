@@ -323,7 +323,7 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
             raise ValueError(f"`anchors` must have shape (N, {self.config.latent_dim}), got {tuple(anchors.shape)}.")
         if not torch.isfinite(anchors).all():
             raise ValueError("`anchors` must be finite, got NaN or infinite values.")
-        self.reference_anchors = ReferenceAnchors(*anchors.shape)
+        self.reference_anchors = ReferenceAnchors(*anchors.shape).train(self.training)
         self.reference_anchors.weight = anchors.detach().to(self.device, torch.float32, copy=True)
         self.config.num_reference_anchors = anchors.shape[0]
 

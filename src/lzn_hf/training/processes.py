@@ -108,9 +108,9 @@ def on_main_process(accelerator: Accelerator, function: Callable[[], T]) -> T:
             outcome = [function(), None]
         except (OSError, ValueError) as error:
             outcome = [None, error]
-    result, error = broadcast_object_list(outcome)
-    if error is not None:
-        raise error
+    result, failure = broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
     return result
 
 
