@@ -1,15 +1,16 @@
 # `make demo` and `make test` each do all of the set-up on a machine with Python 3.10 or newer: see utils/setup_env.py.
 # Variables: PYTHON=python3.12 (interpreter)   TORCH=cpu|default (build of torch; default: cpu without an NVIDIA GPU)
 #            PYTEST_ARGS="-k pipeline"         WORKERS=4 (test processes)
+#            UPSTREAM_ARGS=--allow_offline     (flags of utils/run_upstream_tests.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow coverage bench quality style clean
+.PHONY: help setup demo test test-slow test-upstream coverage bench quality style clean
 
 PYTHON ?= python3
 WORKERS ?= 2
 RUN := .venv/bin/python
 CHECK_DIRS := $(wildcard benchmarks examples metrics src tests utils)
-BENCHMARKS := latent_zones solvers networks sampling training_step data_loading views metrics
+BENCHMARKS := latent_zones solvers networks sampling training_step data_loading views metrics imports
 # One thread per process: on two cores, two such processes took a third of the time of one process with two threads.
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0 --durations=15
 
@@ -28,6 +29,9 @@ test: setup  ## run the tests; report in outputs/test
 
 test-slow: setup  ## run the tests that take minutes; report in outputs/test
 	$(PYTEST) --junitxml=outputs/test/report_slow.xml -m slow -o faulthandler_timeout=3600 $(PYTEST_ARGS)
+
+test-upstream: setup  ## run the common tests of the installed transformers and diffusers on our classes; log in outputs/upstream
+	OMP_NUM_THREADS=1 $(RUN) utils/run_upstream_tests.py --workers $(WORKERS) $(UPSTREAM_ARGS)
 
 # The scripts that tests launch write their data beside COVERAGE_FILE, wherever they run.
 coverage: export COVERAGE_FILE := $(CURDIR)/outputs/coverage/data

@@ -30,6 +30,7 @@ BENCHMARKS = {
     "data_loading": ("Data path", "one image at a time"),
     "views": ("Random views", "one image at a time"),
     "metrics": ("Metrics of generated images", "formula as written, float64"),
+    "imports": ("Imports", "the other import"),
 }
 
 

@@ -145,7 +145,8 @@ def joint_loss(
 ) -> tuple[Tensor, Mapping[str, Tensor | None]]:
     """Computes the loss of a batch by the prepared model, and the metrics to log."""
     flip, shift = setup.data_args.random_flip, setup.data_args.max_shift
-    pixel_values = to_pixel_values(batch["pixel_values"], flip=flip, shift=shift, generator=generator)
+    draw = {"generator": generator, **setup.process_share}
+    pixel_values = to_pixel_values(batch["pixel_values"], flip=flip, shift=shift, **draw)
     if baseline == "classifier":
         return classifier_loss(model(pixel_values).anchors, setup.model.require_label_anchors(), batch["labels"])
     output = model(pixel_values, labels=batch["labels"], generator=generator)

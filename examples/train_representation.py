@@ -132,8 +132,8 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
         )
 
     def compute_loss(model, batch, generator):
-        images, size = batch["pixel_values"], setup.data.image_size
-        first, second = (random_views(images, views, size=size, generator=generator) for _ in range(2))
+        draw = {"size": setup.data.image_size, "generator": generator, **setup.process_share}
+        first, second = (random_views(batch["pixel_values"], views, **draw) for _ in range(2))
         if method == "lzn":
             output = model(first, second_views=second, generator=generator)
             return output.loss, {

@@ -96,7 +96,8 @@ def unconditional_loss(
 ) -> tuple[Tensor, Mapping[str, Tensor | None]]:
     """Computes the loss of a batch by the prepared model, and the metrics to log."""
     flip, shift = setup.data_args.random_flip, setup.data_args.max_shift
-    pixel_values = to_pixel_values(batch["pixel_values"], flip=flip, shift=shift, generator=generator)
+    draw = {"generator": generator, **setup.process_share}
+    pixel_values = to_pixel_values(batch["pixel_values"], flip=flip, shift=shift, **draw)
     output = model(pixel_values, return_loss=True, generator=generator)
     latents = output.latents
     return output.loss, {} if latents is None else {"latent_mean": latents.mean(), "latent_std": latents.std()}

@@ -89,6 +89,16 @@ def test_transparency_is_laid_on_white(white):
     assert (values[..., :4] == -1).all() and (values[..., 4:] == 1).all()
 
 
+@pytest.mark.parametrize("make", [Image.fromarray, np.asarray, torch.from_numpy, lambda image: image / 255])
+def test_four_channels_keep_transparency(make):
+    image = np.dstack([RGB, GREY])
+    values = pixel_values(make(image), 4)
+    torch.testing.assert_close(values, torch.cat([RGB_VALUES, GREY_VALUES], 1), atol=1e-6, rtol=0)
+    opaque = pixel_values(make(RGB), 4)
+    torch.testing.assert_close(opaque[:, :3], RGB_VALUES, atol=1e-6, rtol=0)
+    assert (opaque[:, 3] == 1).all()
+
+
 def test_resizes_like_pillow():
     image = Image.fromarray(RGB).resize((31, 17))
     squeezed = np.array(image.resize((8, 8), Image.Resampling.BILINEAR))
@@ -165,7 +175,7 @@ def test_bad_images(image, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image_mean": [0.5, 0.5]}, "`image_mean` must be a list of 1 .* or 3"),
+        ({"image_mean": [0.5, 0.5]}, "`image_mean` must be a list of 1 .*, 3 .* or 4"),
         ({"image_mean": 0.5}, "`image_mean` must be a list"),
         ({"image_mean": [0.5]}, "equally long"),
         ({"size": {"shortest_edge": 8}}, "`size` must be"),
@@ -194,7 +204,9 @@ def test_postprocess_rounds_and_clips():
     assert processor().postprocess(values, "pt").flatten()[[0, 1, 4, 5, 6]].tolist() == [0, 0, 0.5, 1, 1]
 
 
-@pytest.mark.parametrize(("channels", "values"), [(1, GREY_VALUES), (3, RGB_VALUES)])
+@pytest.mark.parametrize(
+    ("channels", "values"), [(1, GREY_VALUES), (3, RGB_VALUES), (4, torch.cat([RGB_VALUES, GREY_VALUES], 1))]
+)
 def test_outputs_can_be_fed_back(channels, values):
     values = values.repeat(2, 1, 1, 1)
     array, tensor = (processor(channels).postprocess(values, kind) for kind in ("np", "pt"))
@@ -207,7 +219,7 @@ def test_outputs_can_be_fed_back(channels, values):
 def test_postprocess_errors():
     with pytest.raises(ValueError, match="`output_type` must be 'pil', 'np' or 'pt', got 'jpg'"):
         processor().postprocess(GREY_VALUES, "jpg")
-    with pytest.raises(ValueError, match=r"1 or 3, height, width\), got \(1, 2, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"1, 3 or 4, height, width\), got \(1, 2, 8, 8\)"):
         processor().postprocess(torch.zeros(1, 2, 8, 8))
 
 

@@ -218,6 +218,23 @@ def test_half_transparent_pixels_are_half_white():
     assert image_to_pixels(image)[:, 0, 0].tolist() == [206, 208, 210]
 
 
+def test_four_channels_are_what_is_seen_and_where(tmp_path: Path):
+    """Laid on white, pixels of 4 channels are those of 3: transparency of each form becomes alpha."""
+    for name, (image, options, seen) in make_images((16, 8)).items():
+        image.save(tmp_path / name, **options)
+        pixels = image_to_pixels(tmp_path / name, num_channels=4)
+        kept = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+        on_white = Image.alpha_composite(Image.new("RGBA", kept.size, "white"), kept).convert("RGB")
+        assert np.array_equal(np.array(on_white), np.array(Image.fromarray(seen).convert("RGB"))), name
+        is_transparent = "A" in image.mode or "transparency" in options
+        assert (pixels[3] == 0).any() == is_transparent, name
+
+
+def test_another_number_of_channels_is_refused():
+    with pytest.raises(ValueError, match=r"`num_channels` must be .*1.*3.*4.*got 2"):
+        image_to_pixels(np.zeros((8, 8), np.uint8), num_channels=2)
+
+
 def test_a_squeezed_image_is_not_cropped():
     image, _, seen = make_images((16, 8))["RGB.png"]
     expected = np.array(Image.fromarray(seen).resize((8, 8), Image.Resampling.BICUBIC)).transpose(2, 0, 1)

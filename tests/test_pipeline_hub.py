@@ -21,12 +21,18 @@ commit = pipe.save_pretrained(
 )
 print("COMMIT", commit.oid)
 pipe.push_to_hub("pushed")
+pipe.model.push_to_hub("alone")
 pipe.push_to_hub("me/parts", "In a folder", True, None, False, True, "half", "inner")
 """
 OPEN = """
 import os
 import torch
+import lzn_hf
+from diffusers import DiffusionPipeline
 from transformers import AutoModel
+from lzn_hf import LZNModel
+
+plain = DiffusionPipeline.from_pretrained("me/pushed")  # the first to ask for the pipeline and its components
 from lzn_hf import LZNPipeline
 
 expected = LZNPipeline.from_pretrained("first").model.state_dict()
@@ -41,12 +47,15 @@ check(pipe.model)
 assert pipe.name_or_path == "me/named"
 check(AutoModel.from_pretrained("me/named", variant="half"))
 check(LZNPipeline.from_pretrained("me/pushed").model)
+check(plain.model)
+assert type(plain) is LZNPipeline
 check(AutoModel.from_pretrained("me/parts", subfolder="inner", variant="half"))
-for name, variant in (("me/named", None), ("me/named", "other"), ("me/first", "half")):
+for name, variant in (("me/named", None), ("me/named", "other"), ("me/first", "half"), ("me/alone", None)):
     try:
         LZNPipeline.from_pretrained(name, variant=variant)
     except (FileNotFoundError, ValueError) as error:
         print("REFUSED", type(error).__name__, error)
+check(LZNPipeline.from_model(LZNModel.from_pretrained("me/alone")).model)
 folder = LZNPipeline.download("me/named", variant="half")
 print("DOWNLOADED", sorted(name for name in os.listdir(folder) if name.endswith(".json")))
 """
@@ -64,7 +73,7 @@ def shared(tmp_path_factory):
 def test_nothing_is_uploaded_unasked(shared):
     """The second positional argument is `safe_serialization`, as in diffusers."""
     hub, folder, _ = shared
-    assert set(hub.repositories) == {"me/first", "me/named", "me/pushed", "me/parts"}
+    assert set(hub.repositories) == {"me/first", "me/named", "me/pushed", "me/parts", "me/alone"}
     assert len(hub.repositories["me/first"].messages) == 1
     assert set(hub.repositories["me/first"].files) == {path.name for path in (folder / "first").iterdir()}
 
@@ -94,8 +103,8 @@ def test_uploads_open_again(shared):
     said = run_with_hub(OPEN, hub, folder).splitlines()
     refused = [line for line in said if line.startswith("REFUSED")]
     assert "REFUSED FileNotFoundError 'me/named' lacks model.safetensors. It has the variants half" in refused[0]
-    assert (
-        all(line.startswith("REFUSED ValueError") and "variant" in line for line in refused[1:]) and len(refused) == 3
-    )
+    assert all(line.startswith("REFUSED ValueError") and "variant" in line for line in refused[1:3])
+    assert "REFUSED FileNotFoundError 'me/alone' lacks model_index.json." in refused[3] and len(refused) == 4
+    assert "`LZNPipeline.from_model(LZNModel.from_pretrained(...))`" in refused[3]
     (downloaded,) = (line for line in said if line.startswith("DOWNLOADED"))
     assert "model.safetensors.index.half.json" in downloaded and "preprocessor_config.json" in downloaded

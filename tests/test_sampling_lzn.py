@@ -307,3 +307,23 @@ def test_scheduler_shows_every_state(name):
     start = seen[0][0]
     for t, x in seen:
         torch.testing.assert_close(x, sample + (t - start) * speed, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", [*SCHEDULERS, "solver euler", "solver heun"])
+def test_a_step_may_change_the_samples(name):
+    """Along a constant velocity, what a step adds is there in the end: nothing that a scheduler remembers takes it back."""
+    solver = name.removeprefix("solver ") if name.startswith("solver ") else SCHEDULERS[name]()
+    noise, velocity, added = torch.randn(3, 2, 1, 4, 4).double()
+    calls = []
+
+    def add(t: float, sample: torch.Tensor) -> torch.Tensor | None:
+        calls.append(t)
+        return sample + added if len(calls) in (3, 4, 6) else None
+
+    images = ImageFlow(solver, 7).to_images(lambda x, t: velocity, noise, add)
+    torch.testing.assert_close(
+        images, noise + velocity + 3 * added, rtol=0, atol=0.01
+    )  # DPM-Solver starts at t = 0.001
+    calls.clear()
+    kept = ImageFlow(solver, 7).to_images(lambda x, t: velocity, noise, lambda t, sample: calls.append(t))
+    assert torch.equal(kept, ImageFlow(solver, 7).to_images(lambda x, t: velocity, noise))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 10)
-EXTRAS = "test,quality"  # `test` holds `demo`: one environment serves every command
+EXTRAS = "test,upstream,quality"  # `test` holds `demo`: one environment serves every command
 INPUTS = ("setup.cfg", "pyproject.toml", "constraints.txt", "utils/setup_env.py")
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 # Lies inside the environment: says what it was made from, and whether making it came to its end.

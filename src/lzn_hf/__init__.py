@@ -4,17 +4,18 @@
 Importing the package registers its classes with the auto classes of transformers and with diffusers.
 """
 
-import diffusers
-from diffusers.pipelines import pipeline_loading_utils
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from typing import TYPE_CHECKING, Any
 
 from . import latent_zones
 from .configuration_lzn import LZNConfig
 from .image_processing_lzn import LZNImageProcessor
 from .modeling_classification_lzn import LZNForImageClassification
 from .modeling_lzn import LZNModel, LZNOutput, LZNPreTrainedModel
-from .pipeline_lzn import LZNPipeline
+from .registration_lzn import register_with_diffusers, register_with_transformers
 
+
+if TYPE_CHECKING:
+    from .pipeline_lzn import LZNPipeline
 
 __version__ = "0.1.0"
 
@@ -30,22 +31,19 @@ __all__ = [
 ]
 
 
-def _register() -> None:
-    """Makes the auto classes of transformers and the loading of diffusers find the classes of this package."""
-    AutoConfig.register("lzn", LZNConfig, exist_ok=True)
-    AutoModel.register(LZNConfig, LZNModel, exist_ok=True)
-    AutoModelForImageClassification.register(LZNConfig, LZNForImageClassification, exist_ok=True)
-    # There is one image processor, and transformers looks under both names.
-    image_processor_classes: dict[str, type] = {"pil": LZNImageProcessor, "torchvision": LZNImageProcessor}
-    AutoImageProcessor.register(LZNConfig, image_processor_classes=image_processor_classes, exist_ok=True)
-    # diffusers has no public way to make the components of another package known. Without it, model_index.json holds full module
-    # paths and loading from the Hub fails.
-    methods = ["save_pretrained", "from_pretrained"]
-    loadable = {"LZNPreTrainedModel": methods, "LZNImageProcessor": methods}
-    pipeline_loading_utils.LOADABLE_CLASSES["lzn_hf"] = loadable
-    pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(loadable)
-    # DiffusionPipeline.from_pretrained looks there for the class that model_index.json names.
-    vars(diffusers)["LZNPipeline"] = LZNPipeline
+def __getattr__(name: str) -> Any:
+    """Imports the pipeline, and with it diffusers, when somebody first asks for it."""
+    if name != "LZNPipeline":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .pipeline_lzn import LZNPipeline
+
+    globals()[name] = LZNPipeline
+    return LZNPipeline
 
 
-_register()
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_with_transformers()
+register_with_diffusers()

@@ -29,6 +29,27 @@ def check_choice(choices: Sequence[object], **arguments: object) -> None:
             raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
+def check_num_images(num_images_per_label: int, num_images_per_prompt: int | None) -> int:
+    """Returns the number of images of each label by either of its names; raises a `ValueError` for two numbers, or none of at least 1."""
+    check_at_least(1, num_images_per_label=num_images_per_label)
+    if num_images_per_prompt is None:
+        return num_images_per_label
+    check_at_least(1, num_images_per_prompt=num_images_per_prompt)
+    if num_images_per_label not in (1, num_images_per_prompt):
+        raise ValueError(
+            "`num_images_per_prompt` is another name of `num_images_per_label`: pass one of them, got "
+            f"{num_images_per_prompt} and {num_images_per_label}."
+        )
+    return num_images_per_prompt
+
+
+def check_size(image_size: int, **arguments: int | None) -> None:
+    """Raises a `ValueError` unless all arguments are `None` or `image_size`, that of the images of a model."""
+    for name, value in arguments.items():
+        if value not in (None, image_size):
+            raise ValueError(f"`{name}` must be {image_size}, the size of the images of this model, got {value!r}.")
+
+
 def check_tensor(name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> None:
     """Raises a `ValueError` unless a tensor is finite and has a shape; a letter in the shape stands for any size but 0."""
     wanted = f"`{name}` must be a tensor of shape ({', '.join(map(str, shape))})"
@@ -39,6 +60,17 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> Non
         raise ValueError(f"{wanted}, got shape {tuple(tensor.shape)}.")
     if not tensor.isfinite().all():
         raise ValueError(f"`{name}` must be finite, got NaN or infinite values.")
+
+
+def check_result(name: str, values: Tensor) -> Tensor:
+    """Returns what a model computed, or raises a `ValueError` for NaN and infinite values."""
+    if not values.isfinite().all():
+        rows = int((~values.flatten(1).isfinite().all(1)).sum())
+        raise ValueError(
+            f"{rows} of {len(values)} {name} are NaN or infinite: half precision may have overflowed (load the model in float32), the "
+            "settings of the scheduler may not fit the image flow, or the model may be damaged."
+        )
+    return values
 
 
 def check_generators(generator: Generators, num_images: int) -> None:
@@ -137,7 +169,10 @@ __all__ = [
     "check_at_least",
     "check_choice",
     "check_generators",
+    "check_num_images",
     "check_pixel_values",
+    "check_result",
+    "check_size",
     "check_tensor",
     "labels_to_ids",
     "near_matches",

@@ -18,8 +18,9 @@ from .rk45_lzn import integrate_rk45
 FLOW_SOLVERS = ("euler", "heun", "rk45")
 # `(x, t)` to the velocity data - noise, of the shape of x. For "rk45" `(x, t, rows)`, see [`integrate_rk45`].
 VelocityFn = Callable[..., Tensor]
-# Called with the time and the samples at the start of an integration and after each of its steps.
-OnStep = Callable[[float, Tensor], None]
+# Called with the time and the samples at the start of an integration and after each of its steps. After a step, it may return other
+# samples to go on from; the same ones if it has written to them.
+OnStep = Callable[[float, Tensor], Tensor | None]
 
 
 def check_steps(num_inference_steps: int, t_min: float) -> None:
@@ -46,12 +47,14 @@ def integrate_flow(
         solver (`str`): one of `FLOW_SOLVERS`.
         num_inference_steps (`int`): number of uniform steps; ignored by `"rk45"`, which chooses its own.
         t_start, t_end (`float`): times, in either order.
-        on_step (`OnStep`, *optional*): called at the start and after each step; not by `"rk45"`.
+        on_step (`OnStep`, *optional*): called at the start and after each step; by `"rk45"` at the start alone.
 
     Returns:
         `Tensor` of shape `(B, ...)`: the samples at `t_end`.
     """
     if solver == "rk45":
+        if on_step is not None:
+            on_step(t_start, sample)
         return integrate_rk45(velocity_fn, sample, t_start, t_end)[0]
     times = torch.linspace(t_start, t_end, num_inference_steps + 1, dtype=torch.float64).tolist()
     return integrate_velocity(velocity_fn, sample, times, solver, on_step)
@@ -71,7 +74,8 @@ def integrate_velocity(
         sample (`Tensor` of shape `(B, ...)`): the samples at `times[0]`.
         times (sequence of `float`): at least two times.
         method (`str`, *optional*, defaults to `"heun"`): `"heun"` (order 2, two evaluations a step) or `"euler"` (order 1, one).
-        on_step (`Callable`, *optional*): called with the time and the samples at each of `times`.
+        on_step (`Callable`, *optional*): called with the time and the samples at each of `times`; after a step, it may return other
+            samples to go on from.
 
     Returns:
         `Tensor` of shape `(B, ...)`: the samples at `times[-1]`.
@@ -91,8 +95,8 @@ def integrate_velocity(
         if method == "heun":
             velocity = (velocity + velocity_fn(sample + step * velocity, t_next)) / 2
         sample = sample + step * velocity
-        if on_step is not None:
-            on_step(t_next, sample)
+        if on_step is not None and (changed := on_step(t_next, sample)) is not None:
+            sample = changed
     return sample
 
 

@@ -13,6 +13,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import ChannelDimension, PILImageResampling
 
 from .images_lzn import (
+    PIXEL_MODES,
     ImageError,
     array_to_image,
     as_floats,
@@ -31,9 +32,9 @@ class LZNImageProcessor(PilBackend):
 
     Accepted are local paths, the bytes of files, PIL images, NumPy arrays and tensors, one or a list of them; arrays and tensors may
     also be batches. Arrays hold integers in 0..255 or floating point values in [0, 1], `(H, W)`, `(H, W, C)` or `(C, H, W)` with 1, 3
-    or 4 channels. URLs are refused. [`image_to_pixels`] says how an image becomes 8-bit pixels: upright, laid on white where it is
-    transparent, grey or RGB. Training images become pixels by the same function, so the model sees the same. Only floating point
-    arrays that have the right size and channels already are not rounded to 8 bits.
+    or 4 channels, the fourth being alpha. URLs are refused. [`image_to_pixels`] says how an image becomes 8-bit pixels: upright, laid
+    on white where it is transparent, grey or RGB. Training images become pixels by the same function, so the model sees the same. Only
+    floating point arrays that have the right size and channels already are not rounded to 8 bits.
 
     `transformers.pipeline(task)(image)` opens files and converts images to RGB before this processor sees them. It turns them
     upright, but drops an alpha channel and the alpha of palettes, and clips 16-bit grey. Use [`LZNPipeline`] or this processor for
@@ -47,7 +48,7 @@ class LZNImageProcessor(PilBackend):
         resample (`int`, *optional*, defaults to `PIL.Image.Resampling.BILINEAR`): Pillow's filter, antialiased when it shrinks.
         rescale_factor (`float`, *optional*, defaults to 1/255): factor from 0..255 to [0, 1].
         image_mean, image_std (`list[float]`, *optional*, defaults to `[0.5, 0.5, 0.5]`): mapping of [0, 1], per channel. One number
-            each makes every image grey, three make it RGB.
+            each makes every image grey, three make it RGB, and four keep its transparency, as a fourth channel.
         do_resize, do_rescale, do_normalize (`bool`, *optional*, defaults to `True`): which of the steps are done. Without
             `do_rescale`, pixel values keep their range: 0..255, and [0, 1] of floating point arrays.
 
@@ -79,8 +80,8 @@ class LZNImageProcessor(PilBackend):
         kwargs = super()._standardize_kwargs(*args, **kwargs)
         mean, std, size = kwargs["image_mean"], kwargs["image_std"], kwargs["size"]
         for name, value in (("image_mean", mean), ("image_std", std)):
-            if not isinstance(value, tuple) or len(value) not in (1, 3):
-                raise ValueError(f"`{name}` must be a list of 1 (grey) or 3 (RGB) numbers, got {value!r}.")
+            if not isinstance(value, tuple) or len(value) not in PIXEL_MODES:
+                raise ValueError(f"`{name}` must be a list of 1 (grey), 3 (RGB) or 4 (RGBA) numbers, got {value!r}.")
         if len(mean) != len(std):
             raise ValueError(f"`image_mean` and `image_std` must be equally long, got {mean} and {std}.")
         if size is not None and not (size.height and size.width):
@@ -145,7 +146,8 @@ class LZNImageProcessor(PilBackend):
             if values is not None and values.shape == (num_channels, *(size or values.shape[1:])):
                 return values * scale
             crop, resample = setting("do_center_crop"), setting("resample")
-            pixels = fit_image(flatten_image(opened), num_channels, size, crop=crop, resample=resample).numpy()
+            flat = flatten_image(opened, keep_alpha=num_channels == 4)
+            pixels = fit_image(flat, num_channels, size, crop=crop, resample=resample).numpy()
         except ImageError as error:
             raise ValueError(f"`images`: {describe_source(image)} {error}.") from error
         return pixels if values is None or scale == 255 else pixels / np.float32(255)
@@ -169,9 +171,9 @@ class LZNImageProcessor(PilBackend):
         """Pixel values of a model to images; the conventions are those of diffusers.
 
         Args:
-            pixel_values (`Tensor` of shape `(B, C, H, W)`): images in [-1, 1], C = 1 or 3; values outside are clipped.
-            output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`: list of 8-bit PIL images, grey ("L") for one channel;
-                `"np"`: array `(B, H, W, C)` in [0, 1]; `"pt"`: tensor `(B, C, H, W)` in [0, 1], on the same device.
+            pixel_values (`Tensor` of shape `(B, C, H, W)`): images in [-1, 1], C = 1, 3 or 4; values outside are clipped.
+            output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`: list of 8-bit PIL images, grey ("L") for one channel, "RGBA"
+                for four; `"np"`: array `(B, H, W, C)` in [0, 1]; `"pt"`: tensor `(B, C, H, W)` in [0, 1], on the same device.
 
         Raises:
             ValueError: for another output type or shape.

@@ -7,7 +7,8 @@ Every step is Pillow's, in 8 bits, in this order:
 2. It is turned upright, as its EXIF orientation says.
 3. 16-bit grey is scaled to 8 bits, `round(v / 257)`. Images of 32-bit integers or floats are refused: nothing tells which value is
    white.
-4. Transparency (an alpha channel, plain or premultiplied, a palette with alpha, one transparent colour) is laid on white.
+4. Transparency (an alpha channel, plain or premultiplied, a palette with alpha, one transparent colour) is laid on white, or for
+   pixels of 4 channels becomes an alpha channel.
 5. Colours become grey (`L = 0.299 R + 0.587 G + 0.114 B`, in Pillow's integers) or grey becomes RGB.
 6. Another size is resampled, antialiased: the largest centred box of the output's aspect ratio, or the whole image.
 """
@@ -24,6 +25,8 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from .checks_lzn import check_choice
+
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 
@@ -31,6 +34,8 @@ ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 MAX_PIXELS = 64_000_000
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
+# Pillow's mode of pixels, by their number of channels.
+PIXEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 GREY_MODES = ("1", "L", "LA", "La")
 # Formats that Pillow opens as 32-bit integers (mode "I") while their values have 16 bits.
 SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
@@ -55,7 +60,7 @@ def image_to_pixels(
             file, or an image. Arrays and tensors hold integers in 0..255 or floating point values in [0, 1] (rounded to 8 bits), of
             shape `(H, W)`, `(H, W, C)` or `(C, H, W)` with 1, 3 or 4 channels (the fourth is alpha); where both are possible,
             `(C, H, W)` is meant.
-        num_channels (`int`, *optional*): 1 (grey) or 3 (RGB). `None`: 1 for grey images, 3 for all others.
+        num_channels (`int`, *optional*): 1 (grey), 3 (RGB) or 4 (RGB and alpha). `None`: 1 for grey images, 3 for all others.
         size (`tuple[int, int]`, *optional*): height and width. `None` keeps the size of the image.
         crop (`bool`, *optional*, defaults to `True`): whether another aspect ratio is brought to that of `size` by cutting off what
             is beyond the centre. `False` squeezes the image.
@@ -65,11 +70,14 @@ def image_to_pixels(
         `Tensor` of shape `(num_channels, H, W)`, `uint8`.
 
     Raises:
+        ValueError: for another number of channels.
         ImageError: for a URL, a file that is missing or cannot be read, an image with too many pixels or none, and values that are
             out of range or of another type.
     """
+    check_choice((None, *PIXEL_MODES), num_channels=num_channels)
     try:
-        return fit_image(flatten_image(open_image(source)), num_channels, size, crop=crop, resample=resample)
+        image = flatten_image(open_image(source), keep_alpha=num_channels == 4)
+        return fit_image(image, num_channels, size, crop=crop, resample=resample)
     except ImageError as error:
         raise ImageError(f"{describe_source(source)} {error}") from error
 
@@ -134,8 +142,12 @@ def _decode(source: BinaryIO | Image.Image) -> Image.Image:
     return image
 
 
-def flatten_image(image: Image.Image) -> Image.Image:
+def flatten_image(image: Image.Image, *, keep_alpha: bool = False) -> Image.Image:
     """Turns an image upright and makes it opaque, with 8 bits: of mode "L" if it is grey, else "RGB".
+
+    Args:
+        image (`PIL.Image.Image`): an image of any mode.
+        keep_alpha (`bool`, *optional*, defaults to `False`): whether an image with transparency becomes one of mode "RGBA" instead.
 
     Raises:
         ImageError: if its mode cannot be converted.
@@ -145,7 +157,8 @@ def flatten_image(image: Image.Image) -> Image.Image:
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)
         if mode.startswith("I;16") or (mode == "I" and image_format in SIXTEEN_BIT_FORMATS):
-            return _from_16_bits(image)
+            image = _from_16_bits(image)
+            mode = image.mode
         if mode.startswith(("I", "F")):
             raise ImageError(
                 f"has 32-bit values (mode {mode!r}), of which nothing tells which is white: convert it to 8 or 16 bits, or pass an "
@@ -155,6 +168,8 @@ def flatten_image(image: Image.Image) -> Image.Image:
             if mode == "La":
                 image = image.convert("LA")
             image = image.convert("RGBA")
+            if keep_alpha:
+                return image
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image.convert("L" if mode in GREY_MODES else "RGB")
     except ImageError:
@@ -167,11 +182,11 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise ImageError(f"must hold 16-bit values, got values in [{values.min()}, {values.max()}]")
-    grey = (values + 128) // 257  # round(v / 257)
+    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))  # round(v / 257)
     transparency = image.info.get("transparency")
     if transparency is not None:
-        grey[values == transparency] = 255
-    return Image.fromarray(grey.astype(np.uint8))
+        grey.putalpha(Image.fromarray(np.where(values == transparency, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def fit_image(
@@ -185,8 +200,8 @@ def fit_image(
     """Converts an image of [`flatten_image`] to pixels of a number of channels and a size, see [`image_to_pixels`].
 
     Args:
-        image (`PIL.Image.Image`): an image of mode "L" or "RGB".
-        num_channels (`int`, *optional*): 1 or 3; default: those of the image.
+        image (`PIL.Image.Image`): an image of mode "L", "RGB" or "RGBA".
+        num_channels (`int`, *optional*): 1, 3 or 4; default: those of the image.
         size (`tuple[int, int]`, *optional*): height and width; default: those of the image.
         crop (`bool`, *optional*, defaults to `True`): whether to crop at the center instead of distorting.
         resample (`int`, *optional*, defaults to bilinear): one of Pillow's filters.
@@ -195,7 +210,7 @@ def fit_image(
         `Tensor` of shape `(C, H, W)`: `uint8`.
     """
     if num_channels is not None:
-        image = image.convert("L" if num_channels == 1 else "RGB")
+        image = image.convert(PIXEL_MODES[num_channels])
     if size is not None and image.size != size[::-1]:
         if crop:
             image = ImageOps.fit(image, size[::-1], method=Image.Resampling(resample))
@@ -262,16 +277,16 @@ def pixel_values_to_images(pixel_values: Tensor, output_type: str = "pil") -> li
     """Turns pixel values of a model into images, see `LZNImageProcessor.postprocess`.
 
     Args:
-        pixel_values (`Tensor` of shape `(B, C, H, W)`): images in [-1, 1], C = 1 or 3; values outside are clipped.
+        pixel_values (`Tensor` of shape `(B, C, H, W)`): images in [-1, 1], C = 1, 3 or 4; values outside are clipped.
         output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`, `"np"` or `"pt"`.
 
     Raises:
         ValueError: for another output type or shape.
     """
     check_output_type(output_type)
-    if pixel_values.ndim != 4 or pixel_values.shape[1] not in (1, 3):
+    if pixel_values.ndim != 4 or pixel_values.shape[1] not in PIXEL_MODES:
         raise ValueError(
-            f"`pixel_values` must have shape (batch, 1 or 3, height, width), got {tuple(pixel_values.shape)}."
+            f"`pixel_values` must have shape (batch, 1, 3 or 4, height, width), got {tuple(pixel_values.shape)}."
         )
     images = (pixel_values.detach().float() / 2 + 0.5).clamp(0, 1)
     if output_type == "pt":
@@ -291,6 +306,7 @@ def check_output_type(output_type: str) -> None:
 
 __all__ = [
     "MAX_PIXELS",
+    "PIXEL_MODES",
     "ImageError",
     "ImageSource",
     "array_to_image",

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .layers_scaled import TINY_INIT_SCALE, InputConv2d, InputLinear, ScaledConv2d, ScaledLinear
 
@@ -166,7 +167,7 @@ class AttentionBlock(nn.Module):
         return _add(hidden, residual, self.skip_rescale)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(GradientCheckpointingLayer):
     """BigGAN residual block, optionally with resampling, conditioning, a skip connection as second input, or attention behind it.
 
     Args:
@@ -257,7 +258,7 @@ class InputSkip(nn.Module):
         return projected + hidden if self.mode == "sum" else torch.cat([projected, hidden], dim=1)
 
 
-class OutputSkip(nn.Module):
+class OutputSkip(GradientCheckpointingLayer):
     """Adds the output of one resolution to the upsampled output of the coarser ones."""
 
     def __init__(self, channels: int, out_channels: int, fir_kernel: Sequence[float] | None = None) -> None:
@@ -329,7 +330,7 @@ class ConditionEmbedding(nn.Module):
     def forward(self, steps: torch.Tensor, latents: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """`(B,)` in float32 at least, `(B, latent_dim)`, `(B,)` or `None` -> `(B, 4 * channels)`, activated."""
         parts = [latents.to(steps.dtype)]
-        if labels is not None:  # one-hot
+        if labels is not None:  # one-hot; zero where the label is -1, none
             parts.append((labels[:, None] == torch.arange(self.num_labels, device=labels.device)).to(steps.dtype))
         if self.time_embedding is None:
             time = timestep_embedding(steps, self.channels)

@@ -71,6 +71,8 @@ class LZNForImageClassification(LZNPreTrainedModel):
             ValueError: as [`LZNModel.classify_images`], and for labels of a wrong type, shape or range.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
+        if output_hidden_states is None:  # a None that is passed on counts as given
+            output_hidden_states = self.config.output_hidden_states
         label_anchors = self.lzn.require_label_anchors()
         if labels is not None:
             check_labels(labels, pixel_values.shape[0], label_anchors.shape[0])

@@ -16,7 +16,8 @@ from .configuration_lzn import LZNConfig
 from .generation_lzn import ImageGeneration
 from .latent_zones import compute_latents
 from .layers_ncsnpp import ResidualBlock
-from .losses_lzn import LZNOutput, check_labels, joint_losses, view_losses
+from .loading_lzn import WholeWeights
+from .losses_lzn import NO_LABEL, LZNOutput, check_labels, joint_losses, view_losses
 from .networks_lzn import build_decoder, build_encoder, evaluation_mode
 from .networks_ncsnpp import NCSNPP_LAYERS
 from .networks_resnet import RESNET_LAYERS, Bottleneck
@@ -27,7 +28,7 @@ from .zones_lzn import draw_noise, place_anchors, place_images, score_labels
 EMBEDDING_KINDS = ("embeddings", "features", "anchors")  # of `get_image_features`
 
 
-class LZNPreTrainedModel(ReadableWeights, PreTrainedModel):
+class LZNPreTrainedModel(WholeWeights, ReadableWeights, PreTrainedModel):
     """Configuration class, weight initialisation and loading of all Latent Zoning Network models."""
 
     config: LZNConfig
@@ -42,8 +43,6 @@ class LZNPreTrainedModel(ReadableWeights, PreTrainedModel):
     _can_record_outputs = {
         "hidden_states": [OutputRecorder(block, layer_name="encoder") for block in (ResidualBlock, Bottleneck)]
     }
-    # In half precision the phases of the Fourier features of the time are noise.
-    _keep_in_fp32_modules_strict = {"time_embedding"}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -63,6 +62,9 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
         super().__init__(config)
         self.encoder = build_encoder(config)
         self.decoder = build_decoder(config)
+        if self.decoder is not None and config.decoder_time_embedding == "fourier":
+            # In half precision the phases of the Fourier features of the time are noise.
+            self._keep_in_fp32_modules_strict = {"time_embedding"}
         num_labels = config.num_labels if config.encoder_type is not None else 0
         num_reference_anchors = config.num_reference_anchors
         latent_dim = config.latent_dim
@@ -103,7 +105,8 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
             noise (`Tensor` of shape `(B, D)`, *optional*): prior noise of the latents.
             sample_noise (`Tensor` of shape `(B, C, H, W)`, *optional*): the noise e of the image flow.
             timesteps (`Tensor` of shape `(B,)`, *optional*): the times t of the image flow in [0, 1].
-            generator (`torch.Generator`, *optional*): draws the three above where they are not given.
+            generator (`torch.Generator`, *optional*): draws the three above where they are not given: with one state on all processes,
+                for the batch of all, of which each takes its rows.
             output_hidden_states (`bool`, *optional*): whether to return the feature maps after each block of the encoder, too.
             return_dict (`bool`, *optional*): whether to return an [`LZNOutput`] (default) or a tuple.
 
@@ -250,7 +253,13 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
         return score_labels(self.config, latents, label_anchors, self.config.prediction_time)
 
     def predict_velocity(
-        self, sample: Tensor, t: Tensor | float, latents: Tensor | None = None, labels: Tensor | None = None
+        self,
+        sample: Tensor,
+        t: Tensor | float,
+        latents: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        unconditional: bool = False,
     ) -> Tensor:
         """Predicts the velocity of the image flow, data - noise.
 
@@ -261,16 +270,28 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
                 `None` for a model without image encoder, and only for that.
             labels (`Tensor` of shape `(B,)`, *optional*): labels, for a model that has them. Defaults to the labels of the latents'
                 zones; a model without image encoder needs them.
+            unconditional (`bool`, *optional*, defaults to `False`): whether to predict without latents and labels, of a model that was
+                trained with `config.condition_dropout`.
 
         Returns:
             `Tensor` of shape `(B, C, H, W)`: the velocity.
 
         Raises:
-            ValueError: if the model has no decoder, latents are missing or not wanted, or labels are given to a model without labels.
+            ValueError: if the model has no decoder, latents are missing or not wanted, labels are given to a model without labels, or the
+                model never learnt to do without.
         """
         if self.decoder is None:
             raise ValueError("this model has no image decoder (config.decoder_type is None): it cannot generate.")
-        if self.encoder is None:
+        if unconditional:
+            if latents is not None or labels is not None or not self.config.condition_dropout:
+                raise ValueError(
+                    "`unconditional` needs a model trained with `config.condition_dropout` above 0 and takes neither `latents` nor "
+                    f"`labels`, got condition_dropout={self.config.condition_dropout}."
+                )
+            latents = sample.new_zeros(sample.shape[0], self.config.decoder_latent_dim)
+            if self.config.num_labels:
+                labels = torch.full(sample.shape[:1], NO_LABEL, device=sample.device)
+        elif self.encoder is None:
             if latents is not None:
                 raise ValueError(
                     "`latents` must be None for a model without image encoder, whose decoder does not take them, got a "
@@ -282,7 +303,7 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
                 "`latents` are needed: get_label_latents(labels), get_image_latents(pixel_values), or prior noise "
                 f"torch.randn({sample.shape[0]}, {self.config.latent_dim})."
             )
-        if labels is None and self.label_anchors is not None:
+        if labels is None and self.label_anchors is not None and not unconditional:
             labels = self.classify_latents(latents).argmax(-1)
         elif labels is not None and not self.config.num_labels:
             self.require_label_anchors()
@@ -298,11 +319,11 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
         Raises:
             ValueError: if the shape does not fit or a value is not finite.
         """
-        if anchors.ndim != 2 or anchors.shape[1] != self.config.latent_dim or len(anchors) == 0:
+        if anchors.ndim != 2 or anchors.shape[1] != self.config.latent_dim or anchors.shape[0] == 0:
             raise ValueError(f"`anchors` must have shape (N, {self.config.latent_dim}), got {tuple(anchors.shape)}.")
         if not torch.isfinite(anchors).all():
             raise ValueError("`anchors` must be finite, got NaN or infinite values.")
-        self.reference_anchors = ReferenceAnchors(*anchors.shape)
+        self.reference_anchors = ReferenceAnchors(*anchors.shape).train(self.training)
         self.reference_anchors.weight = anchors.detach().to(self.device, torch.float32, copy=True)
         self.config.num_reference_anchors = anchors.shape[0]
 

@@ -215,7 +215,8 @@ class BackboneEncoder(nn.Module):
 
     def _features(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         weight: Any = self.head["linear0"].weight
-        pixel_values = pixel_values.to(weight.dtype)
+        if weight.dtype.itemsize > 1:  # 8 bits are what hooks store weights in; they compute in another dtype
+            pixel_values = pixel_values.to(weight.dtype)
         if self.input_size is not None:
             resized = F.interpolate(pixel_values.float(), self.input_size, mode="bilinear", antialias=True)
             pixel_values = resized.to(pixel_values.dtype)

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -34,17 +36,33 @@ ENCODER_ARGUMENTS = {
 DECODER_ARGUMENTS = (*NCSNPP_ARGUMENTS, "output_skip", "time_embedding", "fourier_scale", "scale_by_sigma")
 
 
+# Calls inside `evaluation_mode` by model: their number, and the modes before the first.
+_calls: WeakKeyDictionary[nn.Module, tuple[int, dict[nn.Module, bool]]] = WeakKeyDictionary()
+_calls_lock = threading.Lock()
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Turns off dropout and gradients; on exit every submodule has the mode that it had before."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    """Turns off dropout and gradients; on exit every submodule has the mode that it had before.
+
+    Threads may be inside at once: the modes of before come back when the last one leaves.
+    """
+    with _calls_lock:
+        count, modes = _calls.get(model) or (0, {module: module.training for module in model.modules()})
+        _calls[model] = count + 1, modes
+        if count == 0:
+            model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        with _calls_lock:
+            count, modes = _calls.pop(model)
+            if count > 1:
+                _calls[model] = count - 1, modes
+            else:
+                for module, training in modes.items():
+                    module.training = training
 
 
 def build_encoder(config: LZNConfig) -> nn.Module | None:

@@ -20,7 +20,6 @@ from typing import TypedDict
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from .layers_ncsnpp import (
     NCSNPP_LAYERS,
@@ -120,17 +119,11 @@ def _down_and_middle_blocks(
     return blocks, shapes
 
 
-def _run_block(network: nn.Module, block: nn.Module, *inputs: torch.Tensor | None) -> torch.Tensor:
-    if network.gradient_checkpointing and network.training:
-        return checkpoint(block, *inputs, use_reentrant=False)
-    return block(*inputs)
-
-
 class NCSNppEncoder(nn.Module):
     """Image encoder: an NCSN++ trunk on the way down, and taps that sum its feature maps up to the anchor.
 
-    The attribute `feature_dim` is the width of the features. Setting the attribute `gradient_checkpointing` to `True` saves memory in
-    training: every block is computed again in the backward pass.
+    The attribute `feature_dim` is the width of the features. Its blocks are checkpointing layers of transformers: a surrounding model
+    saves memory in training if every block is computed again in the backward pass.
 
     Args:
         image_size (`int`): height and width of the images; halved after each but the last entry of `channel_multipliers`.
@@ -197,7 +190,6 @@ class NCSNppEncoder(nn.Module):
         self.latent_dim = latent_dim
         self.feature_dim = base_channels * channel_multipliers[-1]
         self.fir_kernel = fir_kernel
-        self.gradient_checkpointing = False
         self.conv_in = InputConv2d(in_channels, base_channels, 3, padding=1)
         self.blocks = blocks
         tap_options = (latent_dim, tap_channels, tap_hidden_dim, tap_layers)
@@ -223,7 +215,7 @@ class NCSNppEncoder(nn.Module):
                 pyramid = downsample(pyramid, self.fir_kernel)
                 hidden = block(pyramid, hidden)
             else:
-                hidden = _run_block(self, block, hidden)
+                hidden = block(hidden)
             if name in self.taps:
                 anchors = anchors + self.taps[name](hidden).to(anchors.device)
         return hidden.mean(dim=(2, 3)), anchors, hidden
@@ -232,7 +224,7 @@ class NCSNppEncoder(nn.Module):
 class NCSNppDecoder(nn.Module):
     """Velocity decoder: an NCSN++ U-Net conditioned on time, latent and (if it has labels) label.
 
-    A new decoder outputs nearly zero. `gradient_checkpointing` is as for [`NCSNppEncoder`]. On the way up each resolution has one block
+    A new decoder outputs nearly zero. Its blocks are checkpointed as those of [`NCSNppEncoder`]. On the way up each resolution has one block
     more, and attention after the last only.
 
     Args:
@@ -322,7 +314,6 @@ class NCSNppDecoder(nn.Module):
         self.fir_kernel = fir_kernel
         self.scale_by_sigma = scale_by_sigma
         self.min_time = FOURIER_MIN_TIME if time_embedding == "fourier" else 0
-        self.gradient_checkpointing = False
         self.condition_embedding = ConditionEmbedding(
             latent_dim, num_labels, base_channels, time_embedding, fourier_scale
         )
@@ -363,10 +354,10 @@ class NCSNppDecoder(nn.Module):
                 pyramid = downsample(pyramid, self.fir_kernel)
                 hidden = skips[-1] = block(pyramid, hidden)
             elif isinstance(block, OutputSkip):
-                velocity = _run_block(self, block, hidden, velocity)
+                velocity = block(hidden, velocity)
             else:
                 skip = skips.pop() if block.skip_channels else None
-                hidden = _run_block(self, block, hidden, embedding, skip)
+                hidden = block(hidden, embedding, skip)
                 if name.startswith("down_"):
                     skips.append(hidden)
         if velocity is None:  # no block of the network is an output skip

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .layers_ncsnpp import check_at_least
 
@@ -62,7 +62,7 @@ class ZeroGroupNorm(nn.GroupNorm):
 RESNET_LAYERS = (nn.Conv2d, nn.Linear, nn.GroupNorm)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(GradientCheckpointingLayer):
     """`relu(shortcut(x) + norm(conv1x1(relu(norm(conv3x3(relu(norm(conv1x1(x)))))))))` with `4 * width` output channels.
 
     The shortcut is a 1x1 convolution with GroupNorm where the shape changes, else the identity.
@@ -126,8 +126,8 @@ class ResNetEncoder(nn.Module):
     It takes images of any size. In the published networks the last stage has 1/32 of the size, rounded up. Where that is 1 x 1, use a
     last width of 64 or more: with 32, every group would have one element, which GroupNorm maps to 0.
 
-    The attribute `feature_dim` is the width of the features. Setting the attribute `gradient_checkpointing` to `True` saves memory in
-    training: stem and blocks are computed again in the backward pass.
+    The attribute `feature_dim` is the width of the features. Its blocks are checkpointing layers of transformers: a surrounding model
+    saves memory in training if stem and blocks are computed again in the backward pass.
 
     Args:
         in_channels (`int`): channels of the images.
@@ -144,6 +144,8 @@ class ResNetEncoder(nn.Module):
     Raises:
         ValueError: if an argument is out of its range, with the name of the argument.
     """
+
+    _gradient_checkpointing_func: Callable[..., torch.Tensor]  # set by the surrounding model
 
     def __init__(
         self,
@@ -189,13 +191,14 @@ class ResNetEncoder(nn.Module):
 
     def _stem(self, pixel_values: torch.Tensor) -> torch.Tensor:
         hidden = self.stem_conv((pixel_values + 1) / 2)
+        if self.gradient_checkpointing and self.training:
+            # Without the convolution: reentrant checkpoints pass gradients on only if their input has one.
+            return self._gradient_checkpointing_func(self._normalise_and_pool, hidden)
+        return self._normalise_and_pool(hidden)
+
+    def _normalise_and_pool(self, hidden: torch.Tensor) -> torch.Tensor:
         hidden = F.relu(self.stem_norm(hidden), inplace=True)
         return hidden if self.small_images else F.max_pool2d(hidden, 3, stride=2, padding=1)
-
-    def _run(self, function: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
-        if self.gradient_checkpointing and self.training:
-            return checkpoint(function, hidden, use_reentrant=False)
-        return function(hidden)
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Encodes images, each by itself.
@@ -207,10 +210,10 @@ class ResNetEncoder(nn.Module):
             `tuple(Tensor, Tensor, Tensor)`: features `(B, feature_dim)`, the spatial mean of the last stage; anchors `(B, latent_dim)`,
             in float32 at least; and the output of the last stage.
         """
-        hidden = self._run(self._stem, pixel_values)
+        hidden = self._stem(pixel_values)
         for stage in self.stages:
             for block in stage.children():
-                hidden = self._run(block, hidden)
+                hidden = block(hidden)
         features = hidden.mean(dim=(2, 3))
         anchors = self.head(features)
         return features, anchors.to(torch.promote_types(anchors.dtype, torch.float32)), hidden

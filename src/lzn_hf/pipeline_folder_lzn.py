@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import CommitInfo, ModelCard, create_repo, file_exists
+from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from .card_lzn import ANY_FOLDER, card_metadata, usage
 from .image_processing_lzn import LZNImageProcessor
@@ -30,6 +31,11 @@ CONFIG_FILES = {
 UPLOAD_ARGUMENTS = ("repo_id", "commit_message", "private", "token", "create_pr")
 # What diffusers passes on to a model that it loads, beside its dtype.
 MODEL_ARGUMENTS = ("device_map", "max_memory", "offload_folder", "use_safetensors", "low_cpu_mem_usage")
+# What to do about a folder that is no pipeline.
+WHOLE_PIPELINE = (
+    "Save the whole pipeline with `LZNPipeline.save_pretrained`; a model alone, saved without it, loads as "
+    "`LZNPipeline.from_model(LZNModel.from_pretrained(...))`."
+)
 # The weights of a variant, whole or a shard, and the index of shards, as transformers names them.
 WEIGHTS = re.compile(
     r"model(?:\.([\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index(?:\.([\w-]+))?\.json"
@@ -82,7 +88,12 @@ class FlatFolderPipeline(DiffusionPipeline):
             FileNotFoundError: if another file is missing, naming it.
         """
         _check_format(use_safetensors=kwargs.get("use_safetensors"))
-        folder = super().download(pretrained_model_name, **kwargs)
+        try:
+            folder = super().download(pretrained_model_name, **kwargs)
+        except RemoteEntryNotFoundError as error:  # diffusers asks for this file by name, for others by pattern
+            raise FileNotFoundError(
+                f"{os.fspath(pretrained_model_name)!r} lacks model_index.json. {WHOLE_PIPELINE}"
+            ) from error
         _check_model_folder(folder, kwargs, pretrained_model_name, kwargs.get("variant"))
         return folder
 
@@ -274,8 +285,10 @@ def _check_model_folder(
     has_weights = components.get("model") is not None or variant in weights
     variants = ", ".join(sorted(filter(None, weights)))
     if variant is not None and not has_weights:
+        # Begins as the message of diffusers, which programs look for.
         raise ValueError(
-            f"`variant` must be one of {os.fspath(name)!r}, which has {variants or 'none'}, got {variant!r}."
+            f"You are trying to load the model files of the `variant={variant}`, but there are none: `variant` must be one of "
+            f"{os.fspath(name)!r}, which has {variants or 'none'}, got {variant!r}."
         )
     wanted = [file for part, file in CONFIG_FILES.items() if components.get(part) is None]
     missing = [file for file in ["model_index.json", *wanted] if file not in found]
@@ -285,8 +298,7 @@ def _check_model_folder(
         remedy = (
             f"It has the variants {variants}: pass one as `variant`."
             if missing == ["model.safetensors"] and variants
-            else "Save the whole pipeline with `LZNPipeline.save_pretrained`; a model alone, saved without it, loads as "
-            "`LZNPipeline.from_model(LZNModel.from_pretrained(...))`."
+            else WHOLE_PIPELINE
         )
         raise FileNotFoundError(f"{os.fspath(name)!r} lacks {', '.join(missing)}. {remedy}")
 

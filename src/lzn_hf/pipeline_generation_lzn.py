@@ -17,10 +17,22 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers.image_utils import ImageInput
 
-from .checks_lzn import Generators, check_at_least, check_choice, check_generators, check_tensor, labels_to_ids
+from .checks_lzn import (
+    Generators,
+    check_at_least,
+    check_choice,
+    check_generators,
+    check_num_images,
+    check_result,
+    check_size,
+    check_tensor,
+    labels_to_ids,
+)
+from .guidance_lzn import Guidance, Guide, resolve_guidance
 from .image_processing_lzn import LZNImageProcessor, check_output_type
 from .modeling_lzn import LZNModel, evaluation_mode
 from .pipeline_folder_lzn import FlatFolderPipeline
+from .pipeline_steps_lzn import ChunkSteps, Interrupted, InterruptibleCalls, StepCallback, check_callback, join_chunks
 from .sampling_lzn import FLOW_SOLVERS, ImageFlow, VelocityFn, check_scheduler
 
 
@@ -34,11 +46,13 @@ class LZNPipelineOutput(ImagePipelineOutput):
     Args:
         images (list of PIL images, array or `Tensor`): the images, of the requested `output_type`.
         trajectory (`Tensor` of shape `(S + 1, B, C, H, W)`, *optional*): with `return_trajectory=True`, the noise and the samples
-            after each step, float32 on the CPU; the last are the images before they are clipped to [-1, 1].
+            after each step, float32 on the CPU; the last are the images before they are clipped to [-1, 1]. With
+            `return_trajectory="images"`, all of them as `images` are: a list of S + 1 lists of PIL images, or an array or tensor with
+            one more dimension in front.
         times (list of S + 1 `float`, *optional*): their times, from 0 (or `t_min`) to 1.
     """
 
-    trajectory: Tensor | None = None
+    trajectory: Any = None
     times: list[float] | None = None
 
 
@@ -56,7 +70,7 @@ class LZNInversion(BaseOutput):
     noise: Tensor
 
 
-class GenerationPipeline(FlatFolderPipeline):
+class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
     """The part of [`LZNPipeline`] that integrates the image flow: `__call__` towards images, `invert` towards noise."""
 
     model_cpu_offload_seq = "model"  # type: ignore[assignment]  # diffusers annotates its default, None
@@ -84,7 +98,15 @@ class GenerationPipeline(FlatFolderPipeline):
         solver: str | None = None,
         t_min: float = 0.0,
         sample_noise: Tensor | None = None,
-        return_trajectory: bool = False,
+        return_trajectory: bool | str = False,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
+        num_images_per_prompt: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        seed: None = None,
+        guide: Guide | None = None,
+        guidance_scale: float = 1.0,
     ) -> LZNPipelineOutput | tuple:
         r"""
         Generates images of labels (all of the first label first), from given latents, or (with neither) from prior noise.
@@ -106,30 +128,61 @@ class GenerationPipeline(FlatFolderPipeline):
             t_min (`float`, *optional*, defaults to 0): the time at which a `solver` starts with the noise.
             sample_noise (`Tensor` of shape `(N, C, H, W)`, *optional*): the noise that the image flow of each of the N images
                 starts from; drawn if not given. For a model without image encoder, it also decides N.
-            return_trajectory (`bool`, *optional*, defaults to `False`): whether to return the samples at all steps, too. Not with
-                `solver="rk45"`, whose steps differ from image to image.
+            return_trajectory (`bool` or `"images"`, *optional*, defaults to `False`): whether to return the samples at all steps,
+                too, as tensors or as images. Not with `solver="rk45"`, whose steps differ from image to image.
+            callback_on_step_end (`Callable`, *optional*): called after each step of each chunk of `batch_size` images as
+                `(pipe, step, t, tensors)`: the step counts from 0 in each chunk, t is the time that its samples have reached, and
+                `tensors` is a dict. May return a dict of tensors to go on with, and set `pipe._interrupt = True` to stop: the images
+                are the samples so far then, those of later chunks still noise. Or a `PipelineCallback` of diffusers. Not with
+                `solver="rk45"`.
+            callback_on_step_end_tensor_inputs (list of `str`, *optional*, defaults to `("sample",)`): what the callback gets:
+                `"sample"`, the running samples `(B, C, H, W)`, and `"latents"` `(B, latent_dim)`, which say what to generate. Other
+                latents leave the label for the decoder as it is.
+            num_images_per_prompt (`int`, *optional*): another name of `num_images_per_label`.
+            height, width (`int`, *optional*): must be `model.config.image_size`.
+            seed (*optional*): must be `None`; noise is drawn by the `generator`.
+            guide ([`LZNModel`], [`LZNPipeline`], `str` or `os.PathLike`, *optional*): a weaker model, trained for fewer steps or smaller, or
+                the folder or repository of one (loaded in every call), with the image shape, labels and `latent_dim` of the model. Each
+                image has the same noise in both, at the same place of its label's zone. A guide with an image encoder needs `label`.
+            guidance_scale (`float`, *optional*, defaults to 1.0): how far to go away from the guide, see [`Guidance`]; 1 is no guidance.
+                Without `guide`, the guide is the model without latent and label, which it must have learnt with
+                `config.condition_dropout`. Any scale but 1 doubles the network evaluations.
 
         Returns:
             [`LZNPipelineOutput`] or `tuple`: the images, with the trajectory and its times if requested.
 
         Raises:
-            ValueError: for unknown labels, labels of a model that has none, and arguments out of range or of a wrong shape.
+            ValueError: for unknown labels, labels of a model that has none, arguments out of range or of a wrong shape, and images that
+                come out as NaN or infinite.
         """
         # 1. Check everything before anything is computed.
         check_output_type(output_type)
+        if seed is not None:
+            raise ValueError(
+                f"`seed` must be None, got {seed!r}: pass generator=torch.Generator().manual_seed({seed!r})."
+            )
+        check_size(self.model.config.image_size, height=height, width=width)
+        num_images_per_label = check_num_images(num_images_per_label, num_images_per_prompt)
         chunk_size = 64 if batch_size is None else batch_size
-        check_at_least(1, num_images_per_label=num_images_per_label, batch_size=chunk_size)
+        check_at_least(1, batch_size=chunk_size)
         check_choice((None, *FLOW_SOLVERS), solver=solver)
         flow = ImageFlow(self.scheduler if solver is None else solver, num_inference_steps, t_min)
-        if return_trajectory and solver == "rk45":
-            raise ValueError(
-                "`return_trajectory` needs steps that all images share: `solver` must be None, 'euler' or 'heun', got 'rk45'."
-            )
+        check_choice((False, True, "images"), return_trajectory=return_trajectory)
+        tensor_inputs = check_callback(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        for name, is_given in (
+            ("return_trajectory", return_trajectory),
+            ("callback_on_step_end", callback_on_step_end is not None),
+        ):
+            if is_given and solver == "rk45":
+                raise ValueError(
+                    f"`{name}` needs steps that all images share: `solver` must be None, 'euler' or 'heun', got 'rk45'."
+                )
         if label is not None and latents is not None:
             raise ValueError("pass either `label` or `latents`, got both.")
         config: Any = self.model.config
         device = self._execution_device
         image_shape = (config.num_channels, config.image_size, config.image_size)
+        guidance = resolve_guidance(self.model, guidance_scale, guide, device, has_label=label is not None)
         num_images, labels = num_images_per_label, None
         if label is not None:
             labels = labels_to_ids(label, config.label2id).repeat_interleave(num_images_per_label).to(device)
@@ -159,10 +212,11 @@ class GenerationPipeline(FlatFolderPipeline):
             check_tensor("sample_noise", sample_noise, (num_images, *image_shape))
             sample_noise = sample_noise.to(device, torch.float32)
 
-        with self._inference():
+        with self._inference(), evaluation_mode(guidance.guide or self.model):
             # 2. Latents: given, in the zones of the labels, or prior noise.
             if latents is None and self.model.encoder is not None:
                 latents = randn_tensor((num_images, config.latent_dim), generator, device, torch.float32)
+            prior = latents
             if labels is None:
                 labels = self._zone_labels(latents)
             elif latents is not None:
@@ -171,22 +225,24 @@ class GenerationPipeline(FlatFolderPipeline):
             # 3. Images: from noise along the velocity of the decoder.
             if sample_noise is None:
                 sample_noise = randn_tensor((num_images, *image_shape), generator, device, torch.float32)
-            states: dict[float, list[Tensor]] = {}  # by time, one chunk after the other
-
-            def record(t: float, samples: Tensor) -> None:
-                states.setdefault(t, []).append(samples.cpu())
-
-            on_step = record if return_trajectory else None
-            chunks = self._chunks(flow, sample_noise, latents, labels, chunk_size)
-            samples = torch.cat([flow.to_images(velocity_fn, noise, on_step) for velocity_fn, noise in chunks])
+            given = {"latents": latents, "labels": labels, **guidance.guide_conditions(labels, prior)}
+            chunks: list[ChunkSteps] = []
+            samples: list[Tensor] = []
+            with self._running():
+                for velocity_fn, noise, conditions in self._chunks(flow, sample_noise, given, chunk_size, guidance):
+                    steps = ChunkSteps(self, conditions, callback_on_step_end, tensor_inputs, bool(return_trajectory))
+                    chunks.append(steps)
+                    try:
+                        samples.append(flow.to_images(velocity_fn, noise, steps))
+                    except Interrupted:
+                        samples.append(steps.last)
 
         # 4. Convert to the requested type.
-        generated: Any = self.image_processor.postprocess(samples, output_type)
-        output = LZNPipelineOutput(
-            images=generated,
-            trajectory=torch.stack([torch.cat(state) for state in states.values()]) if return_trajectory else None,
-            times=list(states) if return_trajectory else None,
+        generated: Any = self.image_processor.postprocess(check_result("images", torch.cat(samples)), output_type)
+        times, trajectory = (
+            self._trajectory(chunks, output_type, return_trajectory) if return_trajectory else (None, None)
         )
+        output = LZNPipelineOutput(images=generated, trajectory=trajectory, times=times)
         return output if return_dict else output.to_tuple()
 
     def invert(
@@ -217,7 +273,7 @@ class GenerationPipeline(FlatFolderPipeline):
             [`LZNInversion`]: the latents and the noise.
 
         Raises:
-            ValueError: if the model has no reference anchors, and for bad images or arguments.
+            ValueError: if the model has no reference anchors, for bad images or arguments, and for noise that is NaN or infinite.
         """
         # 1. Check everything before anything is computed.
         check_at_least(1, batch_size=batch_size)
@@ -247,8 +303,9 @@ class GenerationPipeline(FlatFolderPipeline):
                 latents = torch.cat([self.model.get_image_latents(x, noise=n) for x, n in pairs])
 
             # 3. Noise: from the images against the velocity of the decoder.
-            chunks = self._chunks(flow, pixel_values, latents, self._zone_labels(latents), batch_size)
-            noise = torch.cat([flow.to_noise(velocity_fn, x) for velocity_fn, x in chunks])
+            given = {"latents": latents, "labels": self._zone_labels(latents)}
+            chunks = self._chunks(flow, pixel_values, given, batch_size, Guidance(self.model))
+            noise = check_result("images", torch.cat([flow.to_noise(velocity_fn, x) for velocity_fn, x, _ in chunks]))
         return LZNInversion(latents=None if latents is None else latents.cpu(), noise=noise.cpu())
 
     @contextmanager
@@ -275,21 +332,38 @@ class GenerationPipeline(FlatFolderPipeline):
         return self.model.classify_latents(latents).argmax(-1)
 
     def _chunks(
-        self, flow: ImageFlow, samples: Tensor, latents: Tensor | None, labels: Tensor | None, batch_size: int
-    ) -> Iterator[tuple[VelocityFn, Tensor]]:
-        """Yields the samples `batch_size` at a time, each chunk after the velocity for its latents and labels."""
+        self,
+        flow: ImageFlow,
+        samples: Tensor,
+        given: Mapping[str, Tensor | None],
+        batch_size: int,
+        guidance: Guidance,
+    ) -> Iterator[tuple[VelocityFn, Tensor, dict[str, Tensor | None]]]:
+        """Yields the samples `batch_size` at a time, between their velocity and those of the given latents and labels that it looks at."""
         starts = range(0, len(samples), batch_size)
-        with self.progress_bar(total=flow.num_evaluations * len(starts)) as progress:
+        total = flow.num_evaluations * len(starts) * guidance.num_evaluations
+        with self.progress_bar(total=total) as progress:
             for start in starts:
                 chunk = slice(start, start + batch_size)
-                conditions = [None if rows is None else rows[chunk] for rows in (latents, labels)]
+                conditions = {name: None if rows is None else rows[chunk] for name, rows in given.items()}
 
                 def velocity_fn(x: Tensor, t: Tensor | float, rows=slice(None), conditions=conditions) -> Tensor:
-                    progress.update()
-                    latents, labels = (None if condition is None else condition[rows] for condition in conditions)
-                    return self.model.predict_velocity(x, t, latents, labels).float()
+                    progress.update(guidance.num_evaluations)
+                    these = {name: None if values is None else values[rows] for name, values in conditions.items()}
+                    return guidance.predict_velocity(x, t, **these)
 
-                yield velocity_fn, samples[chunk]
+                yield velocity_fn, samples[chunk], conditions
+
+    def _trajectory(self, chunks: Sequence[ChunkSteps], output_type: str, kind: bool | str) -> tuple[list[float], Any]:
+        """The times of the steps and the samples of all chunks at each, as a tensor or, of the kind "images", as `output_type`."""
+        times, samples = join_chunks(chunks)
+        if kind != "images":
+            return times, samples
+        images: Any = self.image_processor.postprocess(samples.flatten(0, 1), output_type)
+        if output_type == "pil":
+            num_images = samples.shape[1]
+            return times, [images[i : i + num_images] for i in range(0, len(images), num_images)]
+        return times, images.reshape(*samples.shape[:2], *images.shape[1:])
 
 
 __all__ = ["GenerationPipeline", "Images", "LZNInversion", "LZNPipelineOutput"]

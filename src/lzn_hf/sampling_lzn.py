@@ -86,7 +86,7 @@ class ImageFlow:
         return self.num_inference_steps * (2 if self.solver == "heun" else 1)
 
     def to_images(self, velocity_fn: VelocityFn, noise: Tensor, on_step: OnStep | None = None) -> Tensor:
-        """Integrates from noise `(B, C, H, W)` at t = `t_min` to images at t = 1; `"rk45"` does not call `on_step`."""
+        """Integrates from noise `(B, C, H, W)` at t = `t_min` to images at t = 1; `"rk45"` calls `on_step` at the start only."""
         if isinstance(self.solver, str):
             return self._integrate(velocity_fn, noise, self.t_min, 1.0, on_step)
         return self._run_scheduler(velocity_fn, noise, on_step)
@@ -121,8 +121,13 @@ class ImageFlow:
         for i, timestep in enumerate(scheduler.timesteps):
             sample = scheduler.step(-velocity_fn(sample, times[i]), timestep, sample, return_dict=False)[0]
             # Heun first guesses the end of a step and evaluates the velocity there: that time comes twice.
-            if on_step is not None and times[i + 1] not in times[i + 2 : i + 3]:
-                on_step(times[i + 1], sample)
+            is_end = times[i + 1] not in times[i + 2 : i + 3]
+            if on_step is not None and is_end and (changed := on_step(times[i + 1], sample)) is not None:
+                sample = changed
+                # What a multistep scheduler remembers belongs to the old samples. The corrector of UniPC would even bring them back.
+                for name, fresh in (("lower_order_nums", 0), ("last_sample", None)):
+                    if hasattr(scheduler, name):
+                        setattr(scheduler, name, fresh)
         return sample
 
 

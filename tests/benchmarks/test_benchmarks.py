@@ -29,6 +29,7 @@ TINY = {
     "training_step": "--preset digits --batch 4 --repeats 1",
     "data_loading": "--images 32 --batch 8 --batches 2 --image_size 8 --repeats 1",
     "metrics": "--samples 60 --features 8 --plain_samples 40 --labels 5 --repeats 1",
+    "imports": "--names LZNImageProcessor --repeats 1",
     "views": "--channels 3 --image_size 32 --batch 8 --repeats 1",
 }
 

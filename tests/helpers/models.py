@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from lzn_hf import LZNConfig
 
@@ -48,3 +51,17 @@ def draws(images, latent_dim=6):
 def same_weights(a, b):
     a, b = a.state_dict(), b.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def checkpoint_blocks(network, enabled=True):
+    """Turns gradient checkpointing of a network on or off, as a surrounding model of transformers does."""
+    for module in network.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = enabled
+            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+
+
+def is_checkpointing(network):
+    """Whether the layers of a network that can be checkpointed are; all of them or none."""
+    (enabled,) = {m.gradient_checkpointing for m in network.modules() if hasattr(m, "gradient_checkpointing")}
+    return enabled

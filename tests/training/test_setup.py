@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.models import is_checkpointing
 from helpers.training import TINY, forget_accelerators, write_image_folder
 
 from lzn_hf import LZNModel
@@ -59,7 +60,7 @@ def test_what_a_script_has_at_hand(images, tmp_path):
     assert next(iter(setup.loader))["pixel_values"].shape == (8, 1, 8, 8)
     weight = setup.model.decoder.get_submodule("conv_out").weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert not setup.model.decoder.gradient_checkpointing
+    assert not is_checkpointing(setup.model)
 
 
 def test_weights_follow_the_seed(images, tmp_path):
@@ -93,7 +94,7 @@ def test_a_model_without_the_labels_of_the_data(images, tmp_path, use_labels):
 
 def test_gradient_checkpointing_reaches_both_networks(images, tmp_path):
     model = set_up(images, tmp_path, gradient_checkpointing=True).model
-    assert model.encoder.gradient_checkpointing is model.decoder.gradient_checkpointing is True
+    assert is_checkpointing(model.encoder) and is_checkpointing(model.decoder)
 
 
 def test_the_check_sees_the_model_before_anything_is_written(images, tmp_path):

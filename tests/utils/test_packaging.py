@@ -33,6 +33,7 @@ EXTRAS_ONLY = {
     "fontTools",
     "matplotlib",
     "pandas",
+    "parameterized",
     "peft",
     "pyarrow",
     "pytest",

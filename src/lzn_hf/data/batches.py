@@ -20,7 +20,13 @@ def collate_images(items: dict[str, torch.Tensor] | list[dict[str, torch.Tensor]
 
 
 def to_pixel_values(
-    images: torch.Tensor, *, flip: bool = False, shift: int = 0, generator: torch.Generator | None = None
+    images: torch.Tensor,
+    *,
+    flip: bool = False,
+    shift: int = 0,
+    generator: torch.Generator | None = None,
+    process_index: int = 0,
+    num_processes: int = 1,
 ) -> torch.Tensor:
     """Turns `uint8` images into float32 pixel values in [-1, 1], with optional random augmentation of each image.
 
@@ -31,6 +37,8 @@ def to_pixel_values(
             independently; the border pixels are repeated, so no background colour is assumed.
         generator (`torch.Generator`, *optional*): draws everything. A CPU generator gives the same result whatever device the images
             are on.
+        process_index, num_processes (`int`, *optional*, default to 0 and 1): draw for the batch of all processes, each of which has B
+            images, and take the rows of this one.
 
     Returns:
         `Tensor` of shape `(B, C, H, W)`: float32, on the device of `images`: 0 becomes -1, 255 becomes 1.
@@ -44,13 +52,14 @@ def to_pixel_values(
     if not 0 <= shift < min(height, width):
         raise ValueError(f"`shift` must be from 0 to below the image size {min(height, width)}, got {shift}")
     draw_on = device if generator is None else generator.device
+    total, own = num_processes * batch, slice(process_index * batch, (process_index + 1) * batch)
     # Where each output pixel comes from, (B, H) and (B, W): flip and shift together are one gather of bytes.
     rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
     if shift:
-        moves = torch.randint(-shift, shift + 1, (2, batch, 1), generator=generator, device=draw_on).to(device)
+        moves = torch.randint(-shift, shift + 1, (2, total, 1), generator=generator, device=draw_on)[:, own].to(device)
         rows, columns = (rows - moves[0]).clamp(0, height - 1), (columns - moves[1]).clamp(0, width - 1)
     if flip:
-        mirrored = torch.rand(batch, 1, generator=generator, device=draw_on).to(device) < 0.5
+        mirrored = torch.rand(total, 1, generator=generator, device=draw_on)[own].to(device) < 0.5
         columns = torch.where(mirrored, width - 1 - columns, columns)
     if flip or shift:
         source = rows.expand(batch, -1)[:, :, None] * width + columns[:, None]

@@ -127,7 +127,13 @@ class ViewParameters(NamedTuple):
 
 
 def draw_parameters(
-    settings: ViewSettings, batch: int, height: int, width: int, generator: torch.Generator
+    settings: ViewSettings,
+    batch: int,
+    height: int,
+    width: int,
+    generator: torch.Generator,
+    process_index: int = 0,
+    num_processes: int = 1,
 ) -> tuple[ViewParameters, list[str]]:
     """Draws a view for each of `batch` images of `height` x `width` pixels, on the device of the generator.
 
@@ -135,19 +141,22 @@ def draw_parameters(
     large areas are rarer for that); after ten tries it is the largest one of the ratio nearest to the image's. Its place
     is uniform. Boxes are not rounded to whole pixels.
 
-    The count of numbers drawn depends on `batch` alone, so two settings with one seed differ only in the fields that differ.
+    The count of numbers drawn depends on `batch` and `num_processes` alone, so two settings with one seed differ only in the fields that differ.
 
     Args:
         settings ([`ViewSettings`]): bounds and probabilities.
         batch, height, width (`int`): number and size of the images.
         generator (`torch.Generator`): draws everything.
+        process_index, num_processes (`int`, *optional*, default to 0 and 1): draw for the images of all processes, each of which has
+            `batch` of them, and take those of this one.
 
     Returns:
         `tuple[ViewParameters, list[str]]`: the parameters, and the names in `JITTER` in the order in which colours are changed. The
         whole batch has one order, so that each change is one operation on it.
     """
     # Rows of numbers in [0, 1), each used once.
-    draws = torch.rand(2 * CROP_TRIES + 11, batch, generator=generator, device=generator.device)
+    draws = torch.rand(2 * CROP_TRIES + 11, num_processes * batch, generator=generator, device=generator.device)
+    draws = draws[:, process_index * batch : (process_index + 1) * batch]
     areas, ratios, rest = draws.split((CROP_TRIES, CROP_TRIES, 11))
     y, x, flip, jitter, brightness, contrast, saturation, hue, grey, blur, sigma = rest
     order = torch.randperm(len(JITTER), generator=generator, device=generator.device).tolist()
@@ -187,7 +196,15 @@ def _between(draws: Tensor, low: float, high: float) -> Tensor:
 # Views
 
 
-def random_views(images: Tensor, settings: ViewSettings, *, size: int, generator: torch.Generator) -> Tensor:
+def random_views(
+    images: Tensor,
+    settings: ViewSettings,
+    *,
+    size: int,
+    generator: torch.Generator,
+    process_index: int = 0,
+    num_processes: int = 1,
+) -> Tensor:
     """Makes one random view of each image. Call it twice, with one generator, for two views.
 
     Args:
@@ -196,6 +213,7 @@ def random_views(images: Tensor, settings: ViewSettings, *, size: int, generator
         size (`int`): height and width of the views.
         generator (`torch.Generator`): draws everything. A CPU generator gives the same parameters whatever device the images are
             on, without waiting for a GPU.
+        process_index, num_processes (`int`, *optional*, default to 0 and 1): see [`draw_parameters`].
 
     Returns:
         `Tensor` of shape `(B, C, size, size)`: float32 in [-1, 1], on the device of `images`. With default settings, and images of
@@ -211,7 +229,7 @@ def random_views(images: Tensor, settings: ViewSettings, *, size: int, generator
     if size < 1:
         raise ValueError(f"`size` must be at least 1 pixel, got {size}.")
     batch, channels, height, width = images.shape
-    drawn, order = draw_parameters(settings, batch, height, width, generator)
+    drawn, order = draw_parameters(settings, batch, height, width, generator, process_index, num_processes)
     drawn = ViewParameters(*torch.stack(drawn).to(images.device))  # one copy to the device
     changes = {
         "brightness": adjust_brightness,

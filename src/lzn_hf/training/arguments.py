@@ -11,6 +11,9 @@ from ..card_lzn import check_license
 from ..checks_lzn import near_matches
 
 
+MAX_PROCESS_TIMEOUT = 7 * 24 * 3600  # seconds
+
+
 def flag(default: Any, help: str) -> Any:
     """Declares a dataclass field that becomes a flag, with its default value and its `--help` text."""
     if isinstance(default, list):
@@ -197,6 +200,11 @@ class RunArguments:
     max_nonfinite_steps: int = flag(
         10, "Stop after this many steps in a row were skipped for a non-finite loss or gradient."
     )
+    process_timeout: float = flag(
+        1800,
+        "Seconds that a process waits for the others, until it ends the run and says which ones do not answer. More than the main "
+        "process takes for what it does alone, such as the conversion of data.",
+    )
     report_to: Literal["none", "tensorboard"] = flag(
         "none", "Tracker in addition to metrics.jsonl, which is always written."
     )
@@ -227,6 +235,10 @@ class RunArguments:
         require_at_least(self, 0, "warmup_steps", "seed", "checkpointing_minutes")
         if not self.max_grad_norm > 0:
             raise ValueError(f"`max_grad_norm` must be above 0, but is {self.max_grad_norm}.")
+        if not 0 < self.process_timeout <= MAX_PROCESS_TIMEOUT:
+            raise ValueError(
+                f"`process_timeout` must be above 0 and at most {MAX_PROCESS_TIMEOUT} seconds, but is {self.process_timeout}."
+            )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must be at least 0 and below 1, but is {self.ema_decay}.")
         for name, is_given in (("hub_model_id", self.hub_model_id is not None), ("private", self.private)):

@@ -91,6 +91,5 @@ def local_loss(model: LZNModel, pixel_values: Tensor, labels: Tensor | None, gen
     """Computes the reconstruction loss with the images of this process as the pool. The model has no reference anchors."""
     latents = None if model.encoder is None else model.get_image_latents(pixel_values, generator=generator)
     noise = draw_noise(pixel_values, generator)
-    return reconstruction_loss(
-        model.predict_velocity, pixel_values, latents, labels, sample_noise=noise, generator=generator
-    ).item()
+    times = torch.rand(len(pixel_values), device=pixel_values.device, generator=generator)
+    return reconstruction_loss(model.predict_velocity, pixel_values, latents, labels, noise, times).item()

@@ -1,8 +1,9 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 """Training batches: the data and its loader, a position in it that can be saved, and the seeds of each micro-batch.
 
-All random numbers of a step follow from (seed, step, micro-batch, process), see [`seed_micro_batch`]. So a resumed run
-continues bit-identically without saved generator states, and logging, evaluation and saving do not change a run.
+All random numbers of a step follow from (seed, step, micro-batch, image), see [`seed_micro_batch`]. So a resumed run
+continues bit-identically without saved generator states, on another number of processes, too, and logging, evaluation and
+saving do not change a run. Dropout alone depends on the process.
 """
 
 from __future__ import annotations
@@ -113,6 +114,9 @@ def make_train_loader(dataset: Dataset, batch_size: int, num_processes: int, num
 class EndlessBatches:
     """Iterates over the batches of a prepared data loader, epoch after epoch, from a position that can be saved.
 
+    A position counts the batches of all processes together: batch i of an epoch is row r B to row (r + 1) B - 1 of the i-th k B images
+    on process r of k. So it is the same image for any k with the same k B.
+
     Args:
         dataloader: as `Accelerator.prepare` returns it, shuffled by a seedable sampler.
     """
@@ -141,7 +145,10 @@ class EndlessBatches:
 
 
 def seed_micro_batch(generator: torch.Generator, seed: int, step: int, micro_batch: int, process_index: int) -> None:
-    """Seeds PyTorch's default generators (dropout) and `generator` (noise, augmentation) for a micro-batch of a process.
+    """Seeds PyTorch's default generators (dropout) and `generator` (noise, times, augmentation) for a micro-batch of a process.
+
+    `generator` has one state on all processes: what is drawn with it is drawn for the batch of all, and each process takes its rows
+    (see [`draw_rows`]). Layers draw dropout for their own rows, so that it has another seed on each process.
 
     Args:
         generator (`torch.Generator`): the generator of noise and augmentation.
@@ -150,7 +157,7 @@ def seed_micro_batch(generator: torch.Generator, seed: int, step: int, micro_bat
         micro_batch (`int`): number of the micro-batch in the step.
         process_index (`int`): index of the process.
     """
-    sequence = np.random.SeedSequence([seed, step, micro_batch, process_index])
-    default_seed, generator_seed = sequence.generate_state(2, np.uint64).tolist()
+    states = [np.random.SeedSequence([seed, step, micro_batch, index]) for index in (process_index, 0)]
+    (default_seed, _), (_, generator_seed) = (state.generate_state(2, np.uint64).tolist() for state in states)
     torch.manual_seed(default_seed)
     generator.manual_seed(generator_seed)

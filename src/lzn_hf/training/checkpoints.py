@@ -87,7 +87,7 @@ def latest_checkpoint(output_dir: Path) -> Path | None:
     Raises:
         ValueError: if all checkpoints are damaged.
     """
-    damages = []
+    damages: list[str] = []
     for path in reversed(list_checkpoints(output_dir).values()):
         damage = find_damage(path)
         if damage is None:

@@ -25,6 +25,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from .arguments import close_matches
+from .processes import explain_lost_processes
 
 
 # Packages whose `ValueError`s are about what the user asked for. One raised in another package (torch, numpy) is a bug.
@@ -147,13 +148,14 @@ def run_as_script(main: Callable[[], object]) -> None:
     """Calls the `main` of a script. A mistake of the user is one line `error: ...` on stderr, with exit code 2.
 
     Mistakes are `OSError`s, and `ValueError`s of this package, the script or the Hugging Face libraries. Anything else is a bug and keeps
-    its traceback. Of several processes the main one reports the error; another does so only if the main one does not end.
+    its traceback, an error of processes that do not answer with [`explain_lost_processes`]. Of several processes the main one reports the error; another does so only if the main one does not end.
 
     Args:
         main (`Callable`): the function to call.
     """
     try:
-        main()
+        with explain_lost_processes():
+            main()
     except (ValueError, OSError, StrictDataclassError) as error:
         if isinstance(error, ValueError) and not _is_about_arguments(error, inspect.getfile(main)):
             raise

@@ -215,7 +215,8 @@ class TrainingLoop:
     def _save_or_stop(self) -> None:
         """At the end of a step: saves a checkpoint if one is due, and stops if asked to. All processes decide alike."""
         stop, is_late = self.guard.requests
-        is_planned = bool(self.run.checkpointing_steps) and self.step % self.run.checkpointing_steps == 0
+        every = self.run.checkpointing_steps
+        is_planned = every is not None and every > 0 and self.step % every == 0
         self._checkpoint_is_due |= is_planned or bool(is_late)
         self._stop_signal = self._stop_signal or stop
         if self.guard.in_a_row:

@@ -94,17 +94,12 @@ def build_model(
     for name, value in overrides.items():
         setattr(config, name, value)
     config = LZNConfig(**config.to_dict())  # checks the changed values
-    loaded: Any = LZNModel.from_pretrained(
-        pretrained, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-    )
-    model, info = loaded
-    wrong = {
-        name: sorted(map(str, info[name]))[:3]
-        for name in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        if info[name]
-    }
-    if wrong:
-        raise ValueError(f"`model_name_or_path` {pretrained} does not fit its config with `config_overrides`: {wrong}")
+    try:
+        model = LZNModel.from_pretrained(pretrained, config=config, dtype=torch.float32)
+    except (RuntimeError, ValueError) as error:  # transformers raises the first for tensors of another shape
+        raise ValueError(
+            f"`model_name_or_path` {pretrained} does not fit its config with `config_overrides`: {error}"
+        ) from error
     return with_labels(model, id2label)
 
 

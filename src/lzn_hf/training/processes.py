@@ -1,17 +1,27 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Start of a training process: logging, the accelerator, and a check that all processes see each other."""
+"""Processes of a run: their start, a check that all see each other, and an explanation when some do not answer."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, broadcast_object_list
+from accelerate.utils import (
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    broadcast_object_list,
+)
 
 from .arguments import RunArguments
 
@@ -19,6 +29,9 @@ from .arguments import RunArguments
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+# What the errors of collectives say when another process did not answer in time, or has ended.
+SIGNS_OF_LOST_PROCESSES = ("timed out", "connection closed by peer", "connection reset by peer")
+SECONDS_TO_REPORT = 5.0  # between the processes that gave up
 
 
 def start_accelerator(run: RunArguments, trackers: Sequence[Any] = ()) -> Accelerator:
@@ -54,6 +67,7 @@ def start_accelerator(run: RunArguments, trackers: Sequence[Any] = ()) -> Accele
             project_dir=run.output_dir, logging_dir=os.path.join(run.output_dir, "logs")
         ),
         step_scheduler_with_optimizer=False,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=run.process_timeout))],
     )
     check_num_processes(accelerator.num_processes)
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
@@ -94,7 +108,66 @@ def on_main_process(accelerator: Accelerator, function: Callable[[], T]) -> T:
             outcome = [function(), None]
         except (OSError, ValueError) as error:
             outcome = [None, error]
-    result, error = broadcast_object_list(outcome)
-    if error is not None:
-        raise error
+    result, failure = broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
     return result
+
+
+@contextmanager
+def explain_lost_processes() -> Iterator[None]:
+    """Turns the error of a collective that other processes did not answer into one that names them and says where to look.
+
+    Raises:
+        RuntimeError: if a process waited in vain for others, or lost its connection to them.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        is_lost = any(sign in str(error).lower() for sign in SIGNS_OF_LOST_PROCESSES)
+        if not is_lost or not dist.is_initialized():
+            raise
+        raise RuntimeError(_explanation(silent_processes())) from error
+
+
+def silent_processes() -> list[int] | None:
+    """Returns the processes that, unlike this one, do not report that they gave up; `None` if the store of reports does not answer.
+
+    Each process that waits in vain must call it. A collective fails on all that take part in it at about the same time.
+    """
+    silent: list[int] | None = None
+
+    def ask() -> None:
+        nonlocal silent
+        # PyTorch shares it among the processes to connect them, and has no public name for it.
+        store = dist.PrefixStore("lost_processes", dist.distributed_c10d._get_default_store())
+        store.set(str(dist.get_rank()), "gave up")
+        end = time.monotonic() + SECONDS_TO_REPORT
+        while True:
+            missing = [rank for rank in range(dist.get_world_size()) if not store.check([str(rank)])]
+            if not missing or time.monotonic() > end:
+                silent = missing
+                return
+            time.sleep(0.1)
+
+    # In a thread, as a call of the store would wait forever if the process that holds it is the one that stands still.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(2 * SECONDS_TO_REPORT)
+    return silent
+
+
+def _explanation(silent: list[int] | None) -> str:
+    rank, count = dist.get_rank(), dist.get_world_size()
+    if silent is None:
+        who = "not even process 0, which connects them, answers"
+    elif silent:
+        who = f"process {', '.join(str(other) for other in silent)} (counted from 0) did not answer"
+    else:
+        who = "the connection between them is lost"
+    return (
+        f"process {rank} of 0..{count - 1} waited in vain for the others: {who}. So the run ends; continue it from its last checkpoint "
+        "(`--resume_from_checkpoint latest`). Look for a process that was stopped or killed (out of memory: `dmesg`), that still reads "
+        "data or writes to a slow disk (`py-spy dump --pid PID` shows where it stands), for a GPU with errors (`nvidia-smi`) and for the "
+        "network. If the main process only needs more time for what it does alone, raise `--process_timeout`."
+    )

@@ -30,6 +30,7 @@ MAY_CHANGE_ON_RESUME = {
     "resume_from_checkpoint",
     "max_nonfinite_steps",
     "report_to",
+    "process_timeout",
     "push_to_hub",
     "hub_model_id",
     "private",

@@ -69,6 +69,11 @@ class TrainingSetup:
     checkpoint: Path | None = None
     hub_model_id: str | None = None
 
+    @property
+    def process_share(self) -> dict[str, int]:
+        """The arguments by which a function takes the part of this process out of what all processes do."""
+        return {"process_index": self.accelerator.process_index, "num_processes": self.accelerator.num_processes}
+
     def train_batches(self, limit: int) -> Iterator[dict[str, Tensor]]:
         """Yields batches of `limit` training images drawn by the seed, the same on all processes."""
         return image_batches(self.data.train, EVAL_BATCH_SIZE, limit=limit, seed=self.run.seed)
@@ -77,9 +82,7 @@ class TrainingSetup:
         """Yields batches of the validation images, if there are any: all of them, or the part of this process."""
         if self.data.validation is None:
             return iter(())
-        part = {}
-        if split_over_processes:
-            part = {"process_index": self.accelerator.process_index, "num_processes": self.accelerator.num_processes}
+        part = self.process_share if split_over_processes else {}
         limit = self.data_args.max_eval_samples
         return image_batches(self.data.validation, EVAL_BATCH_SIZE, limit=limit, seed=self.run.seed, **part)
 
