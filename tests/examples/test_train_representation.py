@@ -207,7 +207,7 @@ def test_moco_survives_a_step_that_is_skipped(toys, tmp_path, monkeypatch):
     assert state["queue"].isfinite().all() and state["position"] == 0  # three batches of eight
     monkeypatch.setattr(train_representation, "random_views", random_views)
     (tmp_path / "parts").mkdir()
-    (whole / "checkpoint-2").rename(tmp_path / "parts" / "checkpoint-2")
+    (whole / "checkpoint-3").rename(tmp_path / "parts" / "checkpoint-3")  # due at step 2, which was skipped
     parts = train(f"{flags} --max_train_steps 4 --output_dir {tmp_path / 'parts'} --resume_from_checkpoint latest")
     assert same(weights(whole), weights(parts))
 

@@ -39,7 +39,7 @@ def survive(name: str, kills: int, folder, seed: int) -> list[int]:
 
 
 def test_five_kills(tmp_path):
-    assert len(survive("joint", 5, tmp_path, seed=0)) == 5
+    assert len(survive("unconditional", 5, tmp_path, seed=0)) == 5
 
 
 @pytest.mark.slow
