@@ -31,8 +31,9 @@ from lzn_hf.training import setup
 NUM_STEPS = 20
 MIDDLE = f"checkpoint-{NUM_STEPS // 2}"
 VIEWS = "--config_overrides decoder_type=null"
+TWO_SCALES = "--config_overrides alignment_noise_scales=[1.0,0.5]"  # one more draw
 SCRIPTS = {
-    "joint": (train_joint, "--random_flip --max_shift 1 --samples_per_label 1 --num_inference_steps 1"),
+    "joint": (train_joint, "--random_flip --max_shift 1 --samples_per_label 1 --num_inference_steps 1 " + TWO_SCALES),
     "unconditional": (train_unconditional, "--random_flip --max_shift 1 --num_samples 1 --num_inference_steps 1"),
     "representation": (train_representation, VIEWS),
     "moco": (train_representation, f"{VIEWS} --method moco --queue_size 20"),
