@@ -9,13 +9,15 @@ writes into `--output_dir`
     evaluation.json    all numbers, with the name of the feature extractor, without which they mean nothing
     quality.png        Fréchet distance against network evaluations, if a sampler was given with several numbers of steps
 
-Samplers are `unipc:STEPS`, `dpmsolver++:STEPS`, `euler:STEPS`, `heun:STEPS` (two evaluations per step) and `rk45`. All start
+Samplers are `unipc:STEPS`, `dpmsolver++:STEPS`, `euler:STEPS`, `heun:STEPS` (two evaluations per step) and `rk45`; `heun:10@1.5` is guided
+at a scale of 1.5, by the model of `--guide_name_or_path` or by a model trained with condition dropout itself. All start
 from the same noise and labels, which depend neither on the batch size nor on the number of processes.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +48,12 @@ class EvaluationArguments:
     output_dir: str = field(default="outputs/evaluation", metadata={"help": "Folder for the results."})
     samplers: list[str] = field(
         default_factory=lambda: ["unipc:20"],
-        metadata={"help": "unipc:STEPS, dpmsolver++:STEPS, euler:STEPS, heun:STEPS or rk45, any number of them."},
+        metadata={
+            "help": "unipc:STEPS, dpmsolver++:STEPS, euler:STEPS, heun:STEPS or rk45, any number of them, and @SCALE after one for guidance."
+        },
+    )
+    guide_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder or hub id of a weaker model, which guides samplers with @SCALE."}
     )
     num_samples: int = field(
         default=2000, metadata={"help": "Images of each sampler. Compare distances of equal numbers only."}
@@ -102,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
         num_reconstructions=args.num_reconstructions,
         reconstruction_samplers=args.reconstruction_samplers,
         batch_size=args.batch_size,
+        guide_name_or_path=args.guide_name_or_path,
         progress=True,
     )
     if results is not None:
@@ -123,7 +131,7 @@ def write_plot(results: dict[str, Any], path: Path) -> None:
     curves: dict[str, list[tuple[float, float]]] = {}
     for name, numbers in results["samplers"].items():
         point = numbers["evaluations"], numbers["frechet_distance"]
-        curves.setdefault(name.partition(":")[0], []).append(point)
+        curves.setdefault(re.sub(r":\d+", "", name), []).append(point)  # "heun", "heun@1.5"
     if max(map(len, curves.values()), default=0) > 1:
         real = results["real_images"] and results["real_images"]["frechet_distance"]
         plot_quality({"": curves}, real_images=real, title=heading(results)).save(path)

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import compare_guidance
 import compare_joint
 import pytest
 import torch
@@ -35,6 +36,8 @@ OTHER_FLAGS = {
     "num_processes",
     "nproc_per_node",
     "quiet",
+    "shutdown_timeout",
+    "signals_to_handle",
 }
 
 
@@ -190,6 +193,16 @@ def test_the_table_of_joint_models_is_that_of_the_results(data):
     columns = [functools.partial(cell, name=name) for name, (_, cell) in compare_joint.MEASURES.items()]
     for row in json.loads(read(f"docs/results/compare_joint_{data}.json"))["summary"]:
         assert (compare_joint.METHODS[row["method"]], *(cell(row) for cell in columns)) in row_of
+
+
+@pytest.mark.parametrize("data", ["digits", "fashion"])
+def test_the_tables_of_guidance_are_those_of_the_results(data):
+    lines = {
+        tuple(cell.strip() for cell in line.strip("|").split("|")) for line in read("docs/guidance.md").splitlines()
+    }
+    results = json.loads(read(f"docs/results/compare_guidance_{data}.json"))
+    for split in ("validation", "test"):
+        assert all(tuple(compare_guidance.cells(row)) in lines for row in results[split]["rows"])
 
 
 def test_citation_has_the_version_of_the_package():

@@ -47,16 +47,28 @@ def rename(weights: dict[str, torch.Tensor], old: str, new: str) -> None:
 
 DAMAGE = {
     "a tensor is missing": (lambda w: w.pop(CONV), rf"of '.*copy' lack {CONV}: the folder is incomplete"),
-    "all are missing": (lambda w: (w.clear(), w.update(x=torch.zeros(1))), r"lack .*, \.\.\. \(\d+ tensors\) and have x"),
+    "all are missing": (
+        lambda w: (w.clear(), w.update(x=torch.zeros(1))),
+        r"lack .*, \.\.\. \(\d+ tensors\) and have x",
+    ),
     "one bit of a name": (
         lambda w: rename(w, CONV, CONV.replace("conv_in", "conv_io")),
         rf"lack {CONV} and have encoder.conv_io.weight, which the model has not",
     ),
-    "of another part": (lambda w: rename(w, CONV, CONV.replace("encoder", "dncoder")), f"lack {CONV} and have dncoder"),
+    "of another part": (
+        lambda w: rename(w, CONV, CONV.replace("encoder", "dncoder")),
+        f"lack {CONV} and have dncoder",
+    ),
     "one more": (lambda w: w.update({"decoder.more": torch.zeros(2)}), "have decoder.more, which the model has not"),
     "the label anchors": (lambda w: w.pop("label_anchors"), "lack label_anchors.weight"),
-    "NaN": (lambda w: w[CONV].view(-1)[3:4].fill_(float("nan")), f"must be finite, got NaN or infinite values in {CONV}"),
-    "infinite": (lambda w: w["reference_anchors"].fill_(float("inf")), "infinite values in .*reference_anchors.weight"),
+    "NaN": (
+        lambda w: w[CONV].view(-1)[3:4].fill_(float("nan")),
+        f"must be finite, got NaN or infinite values in {CONV}",
+    ),
+    "infinite": (
+        lambda w: w["reference_anchors"].fill_(float("inf")),
+        "infinite values in .*reference_anchors.weight",
+    ),
     "integers": (lambda w: w.update({CONV: w[CONV].long()}), rf"must be floating point, got {CONV} \(I64\)"),
     "complex": (lambda w: w.update({CONV: w[CONV] + 0j}), rf"must be floating point, got {CONV} \(C64\)"),
 }

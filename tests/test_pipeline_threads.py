@@ -51,6 +51,26 @@ def test_threads_share_a_pipeline(scheduler):
     assert not any(module.training for module in pipe.model.modules())
 
 
+@pytest.mark.parametrize("repeats", [3, pytest.param(25, marks=pytest.mark.slow)])
+def test_threads_share_a_model_in_training_mode(repeats):
+    """Every call runs without dropout, and the last one to end gives the model its mode back: 4 x 5 x 25 = 500 calls."""
+    pipe = make_pipeline()
+    pipe.model.train()
+    images = torch.rand(2, 1, 8, 8)
+    calls = [
+        lambda: generate(pipe, ["one", "two"], num_inference_steps=3),
+        lambda: pipe.reconstruct(images, num_inference_steps=2, generator=seeded(), output_type="pt").images,
+        lambda: pipe.vary(images, 0.5, num_inference_steps=2, generator=seeded(), output_type="pt").images,
+        lambda: torch.tensor([[entry["score"] for entry in row] for row in pipe.classify(images, top_k=10)]),
+    ]
+    expected = [call() for call in calls]
+    with ThreadPoolExecutor(5) as threads:
+        futures = [(i, threads.submit(calls[i])) for _ in range(5 * repeats) for i in range(4)]
+    for i, future in futures:
+        assert torch.equal(future.result(), expected[i]), i
+    assert all(module.training for module in pipe.model.modules())
+
+
 def test_a_call_leaves_the_scheduler_as_it_was():
     pipe = make_pipeline()
     state = dict(vars(pipe.scheduler))

@@ -62,6 +62,17 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> Non
         raise ValueError(f"`{name}` must be finite, got NaN or infinite values.")
 
 
+def check_result(name: str, values: Tensor) -> Tensor:
+    """Returns what a model computed, or raises a `ValueError` for NaN and infinite values."""
+    if not values.isfinite().all():
+        rows = int((~values.flatten(1).isfinite().all(1)).sum())
+        raise ValueError(
+            f"{rows} of {len(values)} {name} are NaN or infinite: half precision may have overflowed (load the model in float32), the "
+            "settings of the scheduler may not fit the image flow, or the model may be damaged."
+        )
+    return values
+
+
 def check_generators(generator: Generators, num_images: int) -> None:
     """Raises a `ValueError` unless `generator` is `None`, one generator, or a list with one for each image."""
     given = generator if isinstance(generator, list) else [generator]
@@ -160,6 +171,7 @@ __all__ = [
     "check_generators",
     "check_num_images",
     "check_pixel_values",
+    "check_result",
     "check_size",
     "check_tensor",
     "labels_to_ids",

@@ -76,6 +76,8 @@ class LZNConfig(PreTrainedConfig):
             [`latent_zones.alignment_loss`].
         alignment_symmetric (`bool`, *optional*, defaults to `False`): whether second views are aligned with the first, too.
         reconstruction_weight, alignment_weight (`float`, *optional*, defaults to 1.0): weights of the two losses.
+        condition_dropout (`float`, *optional*, defaults to 0.0): share of training images whose latent and label the decoder is not given, in
+            [0, 1). It then also learns the velocity without them, for classifier-free guidance (arXiv 2207.12598). Published: none.
         label_anchor_std (`float`, *optional*, defaults to 1.0): standard deviation of fresh label anchors.
         num_reference_anchors (`int`, *optional*, defaults to 0): rows of the stored reference anchors; set by
             [`LZNModel.set_reference_anchors`].
@@ -142,6 +144,7 @@ class LZNConfig(PreTrainedConfig):
     alignment_symmetric: bool = False
     reconstruction_weight: float | int = 1.0
     alignment_weight: float | int = 1.0
+    condition_dropout: float | int = 0.0
     label_anchor_std: float | int = 1.0
     num_reference_anchors: int = 0
     prediction_time: float | int | None = None
@@ -236,6 +239,13 @@ class LZNConfig(PreTrainedConfig):
         for name in ("latent_solver", "alignment_solver"):
             check(name, getattr(self, name) in SOLVERS, "'adams', 'euler' or 'dpmsolver++'")
         check("step_cutoff", 0 <= self.step_cutoff < 1, "in [0, 1)")
+        check("condition_dropout", 0 <= self.condition_dropout < 1, "in [0, 1)")
+        has_condition = self.encoder_type is not None or bool(self.id2label)
+        check(
+            "condition_dropout",
+            has_condition or not self.condition_dropout,
+            "0 for a decoder without latents and labels",
+        )
         check("alignment_end", 0 < self.alignment_end <= 1, "in (0, 1]")
         check("prediction_time", self.prediction_time is None or 0 < self.prediction_time <= 1, "None or in (0, 1]")
         scales = self.alignment_noise_scales

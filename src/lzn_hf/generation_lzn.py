@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .checks_lzn import Generators, check_at_least, check_choice, check_generators, labels_to_ids
+from .checks_lzn import Generators, check_at_least, check_choice, check_generators, check_result, labels_to_ids
 from .flow_lzn import FLOW_SOLVERS, check_steps, integrate_flow
 from .images_lzn import check_output_type, pixel_values_to_images
 from .networks_lzn import evaluation_mode
@@ -64,7 +64,7 @@ class ImageGeneration:
 
         Raises:
             ValueError: if the model has no decoder, for unknown labels or labels of a model that has none, without labels where the
-                model needs them, and for arguments out of range.
+                model needs them, for arguments out of range, and for images that come out as NaN or infinite.
         """
         # 1. Check everything before anything is computed.
         if self.decoder is None:
@@ -104,7 +104,7 @@ class ImageGeneration:
                     return self.predict_velocity(x, t, *(c if c is None else c[rows] for c in conditions)).float()
 
                 chunks.append(integrate_flow(velocity_fn, samples[chunk], solver, num_inference_steps, t_min, 1.0))
-        return pixel_values_to_images(torch.cat(chunks), output_type)
+        return pixel_values_to_images(check_result("images", torch.cat(chunks)), output_type)
 
 
 def draw_normal(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:

@@ -168,7 +168,7 @@ class _ExpectedAnchor(torch.autograd.Function):
         needs = ctx.needs_input_grad
         d_reference = d_pool = None
         if needs[3]:
-            square_s = (s * s).expand(len(u), 1)
+            square_s = (s * s).expand(u.shape[0], 1)
             sums = dl.T @ torch.cat([s * u + square_s * reference, square_s], dim=1).to(dtype)
             d_pool = (sums[:, :-1] - sums[:, -1:] * centred + p.T.to(dtype) @ g.to(dtype)).to(p.dtype)
         if needs[2]:

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.special import log_ndtr, ndtr, ndtri
 
+from .latent_export import find_zero, log_ndtr, nanmedian, ndtr, ndtri
 from .latent_kernel import Flow
 from .latent_schedules import (
     MAX_PAIRS,
@@ -44,7 +44,6 @@ GRID_RESOLUTION = 1 / 50
 TYPICAL_ROWS = 512
 # The next neighbour of a pair is this many times farther than the pair is apart. From 2 on a pair is mutual.
 ISOLATION = 4.0
-BISECTIONS = 50
 
 
 class Pairs(NamedTuple):
@@ -74,16 +73,16 @@ def adams_decode_plan(
 ) -> tuple[Schedule, Pairs | None]:
     """The grid towards a pool (N, D), and the isolated pairs that it does not tell apart; none if it ends before t = 1."""
     # Some rows of a large pool show the typical distance; all are looked at where weights may remove anchors.
-    step = 1 if log_weights is not None else math.ceil(len(pool) / TYPICAL_ROWS)
+    step = 1 if log_weights is not None else math.ceil(pool.shape[0] / TYPICAL_ROWS)
     typical = typical_distance(distances(pool[::step], pool, exact=False), log_weights)
     if log_weights is not None:
         absent = torch.isneginf(log_weights)[:, None]
         typical = typical.masked_fill(absent, math.nan)
-    typical = typical.nanmedian(0, keepdim=True).values
+    typical = nanmedian(typical, 0)
     if end < 1:
         return adams_decode_schedule(torch.full_like(typical, signal_over_noise(end)), typical, num_steps), None
     parts = []
-    for rows in pool.split(max(1, MAX_PAIRS // len(pool))):
+    for rows in pool.split(max(1, MAX_PAIRS // pool.shape[0])):
         distance = distances(rows, pool, exact=False)
         found = find_pairs(distance, typical, log_weights, include_own=False)
         parts.append((nearest_distance(distance, typical, log_weights), *found))
@@ -190,12 +189,7 @@ def _solve(x: Tensor, shift: Tensor, log_weight: Tensor) -> Tensor:
     with torch.no_grad():
         # log Phi(y) <= -y^2 / 2 below 0, and the left side is at most log(1 + w) + log Phi(y): that bounds y from below.
         low = -(2 * (torch.logaddexp(log_weight, torch.zeros_like(x)) - log_ndtr(x))).sqrt()
-        high = x.clone()
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            above = excess(middle) > 0
-            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-        y = (low + high) / 2
+        y = find_zero(excess, low, x)
         slope = torch.logaddexp(_log_pdf(y), log_weight + _log_pdf(y - shift))
         slope = (slope - torch.logaddexp(log_ndtr(y), log_weight + log_ndtr(y - shift))).exp()
     if not torch.is_grad_enabled():

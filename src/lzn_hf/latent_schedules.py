@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .latent_export import asinh, cosh, euclidean_distances, nanmedian, sinh
+
 
 # The published end points in t: Euler starts this far from the anchor, DPM-Solver++ keeps this far from both ends.
 EULER_EPS = 1e-4
@@ -148,14 +150,14 @@ def adams_decode_schedule(s_hi: Tensor, typical: Tensor, num_steps: int) -> Sche
 def distances(a: Tensor, b: Tensor, exact: bool = True) -> Tensor:
     """Euclidean distances (A, N), also small ones; not `exact`: by a matrix product, to 1e-7 of the norms of a and b."""
     mode = "use_mm_for_euclid_dist" if not exact and a.dtype == torch.float64 else "donot_use_mm_for_euclid_dist"
-    return torch.cdist(a, b, compute_mode=mode)
+    return euclidean_distances(a, b, mode)
 
 
 def typical_distance(distance: Tensor, log_weights: Tensor | None) -> Tensor:
     """The median distance of each row (R, N) to the anchors, (R, 1); 1 where all are at distance 0."""
     if log_weights is not None:
         distance = distance.masked_fill(torch.isneginf(log_weights), math.nan)
-    median = distance.nanmedian(-1, keepdim=True).values
+    median = nanmedian(distance, -1)
     # Where most of the pool is merged with the row, the largest distance is the scale of the rest.
     median = torch.where(median > 0, median, distance.nan_to_num(nan=0.0).amax(-1, keepdim=True))
     return torch.where(median > 0, median, 1.0)
@@ -180,15 +182,15 @@ def _sinh_mesh(x: Tensor, s_hi: Tensor, typical: Tensor) -> tuple[Tensor, Tensor
     (M,) or (R, M), (R, 1), (R, 1) -> (R, M), (R, M).
     """
     c = TURNING / typical
-    rate = torch.asinh(s_hi / c)
-    return c * torch.sinh(x * rate), c * rate * torch.cosh(x * rate)
+    rate = asinh(s_hi / c)
+    return c * sinh(x * rate), c * rate * cosh(x * rate)
 
 
 def _equidistributed(mesh: Tensor, density: Tensor, quantiles: Tensor, s_hi: Tensor, typical: Tensor) -> Tensor:
     """Quantiles (S,) of the distribution of s with a density (R, M) over the mesh (M,): (S, R, 1)."""
     count = F.pad(((density[:, 1:] + density[:, :-1]) / 2).cumsum(-1), (1, 0))
     count = count / count[:, -1:]
-    right = (count[:, None] <= quantiles[:, None]).sum(-1).clamp(1, len(mesh) - 1)  # (R, S)
+    right = (count[:, None] <= quantiles[:, None]).sum(-1).clamp(1, mesh.shape[0] - 1)  # (R, S)
     below, above = count.gather(1, right - 1), count.gather(1, right)
     x = mesh[right - 1] + (quantiles - below) / (above - below) * (mesh[1] - mesh[0])
     return _sinh_mesh(x, s_hi, typical)[0].T[:, :, None]
@@ -210,10 +212,10 @@ def _distance_classes(
     # Relative to the largest weight: absent anchors have mass 0, whatever the scale of the weights.
     largest, weights = distance.new_zeros(()), torch.ones_like(upper_share)
     if log_weights is not None:
-        largest = log_weights.amax()
+        largest = log_weights.amax(0)
         largest = largest.clamp(min=0) if include_own else largest
         weights = (log_weights - largest).exp().expand_as(distance)
-    mass = distance.new_zeros(len(distance), count + 1)
+    mass = distance.new_zeros(distance.shape[0], count + 1)
     mass.scatter_add_(1, lower.masked_fill(own, count), weights * (1 - upper_share).masked_fill(own, 1.0))
     mass.scatter_add_(1, lower + 1, (weights * upper_share).masked_fill(own, 0.0))
     if include_own:

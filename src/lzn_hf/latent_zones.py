@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .latent_export import at_most
 from .latent_kernel import Flow, expected_anchor
 from .latent_pairs import Pairs, adams_decode_plan, adams_encode_plan, approach_pairs, leave_pairs
 from .latent_schedules import DPM_EPS, MAX_PAIRS, Schedule, distances, published_schedule
@@ -96,7 +97,7 @@ def compute_latents(
             num_steps=num_steps,
             dtype=dtype,
         )
-        (latents,) = _by_rows(encode, len(pool), _in_compute_dtype(anchors), _in_compute_dtype(noise))
+        (latents,) = _by_rows(encode, pool.shape[0], _in_compute_dtype(anchors), _in_compute_dtype(noise))
         return latents.to(dtype)
 
 
@@ -163,7 +164,7 @@ def trace_assignments(
             pairs=pairs,
             dtype=dtype,
         )
-        points, log_probs = _by_rows(decode, len(pool), _in_compute_dtype(latents), targets)
+        points, log_probs = _by_rows(decode, pool.shape[0], _in_compute_dtype(latents), targets)
         return points.to(dtype), log_probs.transpose(0, 1).to(dtype)
 
 
@@ -219,7 +220,7 @@ def _integrate(
     records: list[Tensor] = []
     s = schedule.s[0]
     for k, weights in enumerate(schedule.weights):
-        leaves = pairs is not None and k == len(schedule.weights) - 2
+        leaves = pairs is not None and k == schedule.weights.shape[0] - 2
         drift, record, top = expected_anchor(flow, u, s, targets, all_log_probs, want_top=leaves)
         if record is not None:
             records.append(record)
@@ -257,7 +258,7 @@ def _encode(
         squared_distances=distance.square_(),
         log_weights=log_weights,
         include_own=include_own,
-        keep_probabilities=distance.numel() * num_steps <= MAX_KEPT,
+        keep_probabilities=at_most(distance.numel() * num_steps, MAX_KEPT),
         gradient_dtype=_gradient_dtype(solver, dtype, u),
     )
     u, _, _ = _integrate(flow, u, schedule)
@@ -286,7 +287,7 @@ def _decode(
         squared_distances=distances(reference.detach(), pool.detach()).square_(),
         log_weights=log_weights,
         include_own=False,
-        keep_probabilities=len(latents) * len(pool) * len(schedule.weights) <= MAX_KEPT,
+        keep_probabilities=at_most(latents.shape[0] * pool.shape[0] * schedule.weights.shape[0], MAX_KEPT),
         gradient_dtype=_gradient_dtype(solver, dtype, latents),
     )
     u = latents
@@ -303,7 +304,7 @@ def _by_rows(
 ) -> tuple[Tensor, ...]:
     """`function(rows, others)` in chunks of at most MAX_PAIRS pairs of a row and an anchor, which backward computes again."""
     size = max(1, MAX_PAIRS // pool_size)
-    if len(rows) <= size:
+    if at_most(rows.shape[0], size):
         return function(rows, others)
     chunks = rows.split(size)
     other_chunks = [None] * len(chunks) if others is None else others.split(size)

@@ -330,7 +330,7 @@ class ConditionEmbedding(nn.Module):
     def forward(self, steps: torch.Tensor, latents: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """`(B,)` in float32 at least, `(B, latent_dim)`, `(B,)` or `None` -> `(B, 4 * channels)`, activated."""
         parts = [latents.to(steps.dtype)]
-        if labels is not None:  # one-hot
+        if labels is not None:  # one-hot; zero where the label is -1, none
             parts.append((labels[:, None] == torch.arange(self.num_labels, device=labels.device)).to(steps.dtype))
         if self.time_embedding is None:
             time = timestep_embedding(steps, self.channels)

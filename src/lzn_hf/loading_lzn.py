@@ -28,7 +28,9 @@ class WholeWeights:
     """A model of transformers that loads complete and finite weights, or none."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> Any:
         """Loads a saved model, see `PreTrainedModel.from_pretrained`.
 
         With `ignore_mismatched_sizes=True`, for other labels, what depends on their number is fresh, which transformers logs.
@@ -76,7 +78,7 @@ def _check_types(name: str, location: dict[str, Any]) -> None:
     config = cached_file(name, "config.json", local_files_only=not os.path.isdir(name), **location)
     for path in sorted(Path(config).parent.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            types = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118  # no mapping
+            types = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # no mapping
         if wrong := sorted(f"{key} ({dtype})" for key, dtype in types.items() if dtype not in FLOATING_TYPES):
             raise ValueError(f"the weights in {str(path)!r} must be floating point, got {_listed(wrong)}.")
 

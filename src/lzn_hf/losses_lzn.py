@@ -17,6 +17,9 @@ from .distributed_lzn import draw_rows, log_label_frequencies, process_index
 from .zones_lzn import align_latents, draw_latents, gather_pool, place_anchors
 
 
+NO_LABEL = -1  # for the decoder: its one-hot vector is zero
+
+
 @dataclass
 class LZNOutput(ModelOutput):
     """Output of [`LZNModel`] for B images, with F features, D latent dimensions and S alignment steps.
@@ -95,7 +98,14 @@ def joint_losses(
         latents = losses["latents"] = place_anchors(config, anchors, noise, pool)
     if model.decoder is not None:
         losses["reconstruction_loss"] = reconstruction_loss(
-            model.predict_velocity, pixel_values, latents, labels, sample_noise, timesteps, generator
+            model.predict_velocity,
+            pixel_values,
+            latents,
+            labels,
+            sample_noise,
+            timesteps,
+            generator,
+            condition_dropout=config.condition_dropout if model.training else 0.0,
         )
         weighted.append(config.reconstruction_weight * losses["reconstruction_loss"])
     if anchors is not None and labels is not None:
@@ -113,6 +123,8 @@ def reconstruction_loss(
     sample_noise: Tensor | None = None,
     timesteps: Tensor | None = None,
     generator: torch.Generator | None = None,
+    *,
+    condition_dropout: float = 0.0,
 ) -> Tensor:
     """Computes the mean squared error of the velocity `x - e` at `x_t = t x + (1 - t) e`, one time t and noise e for each image x.
 
@@ -123,7 +135,10 @@ def reconstruction_loss(
         labels (`Tensor` of shape `(B,)`, *optional*): int64 labels, for a model with labels.
         sample_noise (`Tensor` of shape `(B, C, H, W)`, *optional*): the noise e, drawn after the times if not given.
         timesteps (`Tensor` of shape `(B,)`, *optional*): the times t in [0, 1], drawn if not given.
-        generator (`torch.Generator`, *optional*): draws times and noise, in one state on all processes, see [`draw_rows`].
+        generator (`torch.Generator`, *optional*): draws times and noise, and then the images whose condition is dropped; in one state on
+            all processes, see [`draw_rows`].
+        condition_dropout (`float`, *optional*, defaults to 0.0): the probability with which an image's latent and label are dropped, both
+            together, see [`drop_conditions`].
 
     Returns:
         `Tensor`: a scalar.
@@ -131,9 +146,29 @@ def reconstruction_loss(
     if timesteps is None:
         timesteps = draw_rows(torch.rand, pixel_values[:, 0, 0, 0], generator)
     sample_noise = draw_rows(torch.randn, pixel_values, generator) if sample_noise is None else sample_noise
+    if condition_dropout:
+        draws = draw_rows(torch.rand, pixel_values[:, 0, 0, 0], generator)
+        latents, labels = drop_conditions(latents, labels, draws < condition_dropout)
     t = timesteps[:, None, None, None]
     velocity = predict_velocity(t * pixel_values + (1 - t) * sample_noise, timesteps, latents, labels)
     return F.mse_loss(velocity.float(), (pixel_values - sample_noise).float())
+
+
+def drop_conditions(
+    latents: Tensor | None, labels: Tensor | None, dropped: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Takes away the conditions of some images: for the decoder, their latents and one-hot labels are zero.
+
+    Args:
+        latents (`Tensor` of shape `(B, D)`, *optional*): latents of a model with image encoder.
+        labels (`Tensor` of shape `(B,)`, *optional*): int64 labels of a model with labels.
+        dropped (`Tensor` of shape `(B,)`): bool, the images to drop the condition of.
+
+    Returns:
+        `tuple`: the latents and the labels.
+    """
+    latents = None if latents is None else latents.masked_fill(dropped[:, None], 0)
+    return latents, None if labels is None else labels.masked_fill(dropped, NO_LABEL)
 
 
 def view_losses(
@@ -169,7 +204,8 @@ def view_losses(
     pools = gather_pool(torch.stack([anchors, targets], dim=1)).unbind(1)
     noise = draw_rows(torch.randn, anchors, generator) if noise is None else noise
     noise = config.latent_noise_scale * noise
-    rows = torch.arange(len(anchors), device=anchors.device) + process_index() * len(anchors)
+    size = anchors.shape[0]
+    rows = torch.arange(size, device=anchors.device) + process_index() * size
     latents = place_anchors(config, anchors, noise, pools[0])
     loss, log_probs = align_latents(config, latents, pools[1], rows)
     if config.alignment_symmetric:
@@ -199,8 +235,8 @@ def label_losses(
     Returns:
         `dict[str, Tensor]`: `alignment_loss` and `label_log_probs` of [`LZNOutput`].
     """
-    log_weights = log_label_frequencies(labels, len(label_anchors)) if weighted else None
-    targets = labels.repeat(len(latents) // len(labels))
+    log_weights = log_label_frequencies(labels, label_anchors.shape[0]) if weighted else None
+    targets = labels.repeat(latents.shape[0] // labels.shape[0])
     loss, log_probs = align_latents(config, latents, label_anchors, targets, log_weights)
     return {"alignment_loss": loss, "label_log_probs": log_probs}
 
@@ -218,4 +254,13 @@ def check_labels(labels: Tensor | None, batch_size: int, num_labels: int) -> Non
         raise ValueError(f"`labels` must be in 0..{num_labels - 1}, got {labels.min().item()}..{labels.max().item()}.")
 
 
-__all__ = ["LZNOutput", "check_labels", "joint_losses", "label_losses", "reconstruction_loss", "view_losses"]
+__all__ = [
+    "NO_LABEL",
+    "LZNOutput",
+    "check_labels",
+    "drop_conditions",
+    "joint_losses",
+    "label_losses",
+    "reconstruction_loss",
+    "view_losses",
+]

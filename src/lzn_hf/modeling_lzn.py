@@ -17,7 +17,7 @@ from .generation_lzn import ImageGeneration
 from .latent_zones import compute_latents
 from .layers_ncsnpp import ResidualBlock
 from .loading_lzn import WholeWeights
-from .losses_lzn import LZNOutput, check_labels, joint_losses, view_losses
+from .losses_lzn import NO_LABEL, LZNOutput, check_labels, joint_losses, view_losses
 from .networks_lzn import build_decoder, build_encoder, evaluation_mode
 from .networks_ncsnpp import NCSNPP_LAYERS
 from .networks_resnet import RESNET_LAYERS, Bottleneck
@@ -253,7 +253,13 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
         return score_labels(self.config, latents, label_anchors, self.config.prediction_time)
 
     def predict_velocity(
-        self, sample: Tensor, t: Tensor | float, latents: Tensor | None = None, labels: Tensor | None = None
+        self,
+        sample: Tensor,
+        t: Tensor | float,
+        latents: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        unconditional: bool = False,
     ) -> Tensor:
         """Predicts the velocity of the image flow, data - noise.
 
@@ -264,16 +270,28 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
                 `None` for a model without image encoder, and only for that.
             labels (`Tensor` of shape `(B,)`, *optional*): labels, for a model that has them. Defaults to the labels of the latents'
                 zones; a model without image encoder needs them.
+            unconditional (`bool`, *optional*, defaults to `False`): whether to predict without latents and labels, of a model that was
+                trained with `config.condition_dropout`.
 
         Returns:
             `Tensor` of shape `(B, C, H, W)`: the velocity.
 
         Raises:
-            ValueError: if the model has no decoder, latents are missing or not wanted, or labels are given to a model without labels.
+            ValueError: if the model has no decoder, latents are missing or not wanted, labels are given to a model without labels, or the
+                model never learnt to do without.
         """
         if self.decoder is None:
             raise ValueError("this model has no image decoder (config.decoder_type is None): it cannot generate.")
-        if self.encoder is None:
+        if unconditional:
+            if latents is not None or labels is not None or not self.config.condition_dropout:
+                raise ValueError(
+                    "`unconditional` needs a model trained with `config.condition_dropout` above 0 and takes neither `latents` nor "
+                    f"`labels`, got condition_dropout={self.config.condition_dropout}."
+                )
+            latents = sample.new_zeros(sample.shape[0], self.config.decoder_latent_dim)
+            if self.config.num_labels:
+                labels = torch.full(sample.shape[:1], NO_LABEL, device=sample.device)
+        elif self.encoder is None:
             if latents is not None:
                 raise ValueError(
                     "`latents` must be None for a model without image encoder, whose decoder does not take them, got a "
@@ -285,7 +303,7 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
                 "`latents` are needed: get_label_latents(labels), get_image_latents(pixel_values), or prior noise "
                 f"torch.randn({sample.shape[0]}, {self.config.latent_dim})."
             )
-        if labels is None and self.label_anchors is not None:
+        if labels is None and self.label_anchors is not None and not unconditional:
             labels = self.classify_latents(latents).argmax(-1)
         elif labels is not None and not self.config.num_labels:
             self.require_label_anchors()
@@ -301,7 +319,7 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
         Raises:
             ValueError: if the shape does not fit or a value is not finite.
         """
-        if anchors.ndim != 2 or anchors.shape[1] != self.config.latent_dim or len(anchors) == 0:
+        if anchors.ndim != 2 or anchors.shape[1] != self.config.latent_dim or anchors.shape[0] == 0:
             raise ValueError(f"`anchors` must have shape (N, {self.config.latent_dim}), got {tuple(anchors.shape)}.")
         if not torch.isfinite(anchors).all():
             raise ValueError("`anchors` must be finite, got NaN or infinite values.")

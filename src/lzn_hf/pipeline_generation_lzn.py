@@ -23,10 +23,12 @@ from .checks_lzn import (
     check_choice,
     check_generators,
     check_num_images,
+    check_result,
     check_size,
     check_tensor,
     labels_to_ids,
 )
+from .guidance_lzn import Guidance, Guide, resolve_guidance
 from .image_processing_lzn import LZNImageProcessor, check_output_type
 from .modeling_lzn import LZNModel, evaluation_mode
 from .pipeline_folder_lzn import FlatFolderPipeline
@@ -103,6 +105,8 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
         height: int | None = None,
         width: int | None = None,
         seed: None = None,
+        guide: Guide | None = None,
+        guidance_scale: float = 1.0,
     ) -> LZNPipelineOutput | tuple:
         r"""
         Generates images of labels (all of the first label first), from given latents, or (with neither) from prior noise.
@@ -137,12 +141,19 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
             num_images_per_prompt (`int`, *optional*): another name of `num_images_per_label`.
             height, width (`int`, *optional*): must be `model.config.image_size`.
             seed (*optional*): must be `None`; noise is drawn by the `generator`.
+            guide ([`LZNModel`], [`LZNPipeline`], `str` or `os.PathLike`, *optional*): a weaker model, trained for fewer steps or smaller, or
+                the folder or repository of one (loaded in every call), with the image shape, labels and `latent_dim` of the model. Each
+                image has the same noise in both, at the same place of its label's zone. A guide with an image encoder needs `label`.
+            guidance_scale (`float`, *optional*, defaults to 1.0): how far to go away from the guide, see [`Guidance`]; 1 is no guidance.
+                Without `guide`, the guide is the model without latent and label, which it must have learnt with
+                `config.condition_dropout`. Any scale but 1 doubles the network evaluations.
 
         Returns:
             [`LZNPipelineOutput`] or `tuple`: the images, with the trajectory and its times if requested.
 
         Raises:
-            ValueError: for unknown labels, labels of a model that has none, and arguments out of range or of a wrong shape.
+            ValueError: for unknown labels, labels of a model that has none, arguments out of range or of a wrong shape, and images that
+                come out as NaN or infinite.
         """
         # 1. Check everything before anything is computed.
         check_output_type(output_type)
@@ -171,6 +182,7 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
         config: Any = self.model.config
         device = self._execution_device
         image_shape = (config.num_channels, config.image_size, config.image_size)
+        guidance = resolve_guidance(self.model, guidance_scale, guide, device, has_label=label is not None)
         num_images, labels = num_images_per_label, None
         if label is not None:
             labels = labels_to_ids(label, config.label2id).repeat_interleave(num_images_per_label).to(device)
@@ -200,10 +212,11 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
             check_tensor("sample_noise", sample_noise, (num_images, *image_shape))
             sample_noise = sample_noise.to(device, torch.float32)
 
-        with self._inference():
+        with self._inference(), evaluation_mode(guidance.guide or self.model):
             # 2. Latents: given, in the zones of the labels, or prior noise.
             if latents is None and self.model.encoder is not None:
                 latents = randn_tensor((num_images, config.latent_dim), generator, device, torch.float32)
+            prior = latents
             if labels is None:
                 labels = self._zone_labels(latents)
             elif latents is not None:
@@ -212,10 +225,11 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
             # 3. Images: from noise along the velocity of the decoder.
             if sample_noise is None:
                 sample_noise = randn_tensor((num_images, *image_shape), generator, device, torch.float32)
+            given = {"latents": latents, "labels": labels, **guidance.guide_conditions(labels, prior)}
             chunks: list[ChunkSteps] = []
             samples: list[Tensor] = []
             with self._running():
-                for velocity_fn, noise, conditions in self._chunks(flow, sample_noise, latents, labels, chunk_size):
+                for velocity_fn, noise, conditions in self._chunks(flow, sample_noise, given, chunk_size, guidance):
                     steps = ChunkSteps(self, conditions, callback_on_step_end, tensor_inputs, bool(return_trajectory))
                     chunks.append(steps)
                     try:
@@ -224,7 +238,7 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
                         samples.append(steps.last)
 
         # 4. Convert to the requested type.
-        generated: Any = self.image_processor.postprocess(torch.cat(samples), output_type)
+        generated: Any = self.image_processor.postprocess(check_result("images", torch.cat(samples)), output_type)
         times, trajectory = (
             self._trajectory(chunks, output_type, return_trajectory) if return_trajectory else (None, None)
         )
@@ -259,7 +273,7 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
             [`LZNInversion`]: the latents and the noise.
 
         Raises:
-            ValueError: if the model has no reference anchors, and for bad images or arguments.
+            ValueError: if the model has no reference anchors, for bad images or arguments, and for noise that is NaN or infinite.
         """
         # 1. Check everything before anything is computed.
         check_at_least(1, batch_size=batch_size)
@@ -289,8 +303,9 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
                 latents = torch.cat([self.model.get_image_latents(x, noise=n) for x, n in pairs])
 
             # 3. Noise: from the images against the velocity of the decoder.
-            chunks = self._chunks(flow, pixel_values, latents, self._zone_labels(latents), batch_size)
-            noise = torch.cat([flow.to_noise(velocity_fn, x) for velocity_fn, x, _ in chunks])
+            given = {"latents": latents, "labels": self._zone_labels(latents)}
+            chunks = self._chunks(flow, pixel_values, given, batch_size, Guidance(self.model))
+            noise = check_result("images", torch.cat([flow.to_noise(velocity_fn, x) for velocity_fn, x, _ in chunks]))
         return LZNInversion(latents=None if latents is None else latents.cpu(), noise=noise.cpu())
 
     @contextmanager
@@ -317,20 +332,25 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
         return self.model.classify_latents(latents).argmax(-1)
 
     def _chunks(
-        self, flow: ImageFlow, samples: Tensor, latents: Tensor | None, labels: Tensor | None, batch_size: int
+        self,
+        flow: ImageFlow,
+        samples: Tensor,
+        given: Mapping[str, Tensor | None],
+        batch_size: int,
+        guidance: Guidance,
     ) -> Iterator[tuple[VelocityFn, Tensor, dict[str, Tensor | None]]]:
-        """Yields the samples `batch_size` at a time, between their velocity and the latents and labels that it looks at."""
+        """Yields the samples `batch_size` at a time, between their velocity and those of the given latents and labels that it looks at."""
         starts = range(0, len(samples), batch_size)
-        with self.progress_bar(total=flow.num_evaluations * len(starts)) as progress:
+        total = flow.num_evaluations * len(starts) * guidance.num_evaluations
+        with self.progress_bar(total=total) as progress:
             for start in starts:
                 chunk = slice(start, start + batch_size)
-                all_rows = {"latents": latents, "labels": labels}
-                conditions = {name: None if rows is None else rows[chunk] for name, rows in all_rows.items()}
+                conditions = {name: None if rows is None else rows[chunk] for name, rows in given.items()}
 
                 def velocity_fn(x: Tensor, t: Tensor | float, rows=slice(None), conditions=conditions) -> Tensor:
-                    progress.update()
-                    given = {name: None if values is None else values[rows] for name, values in conditions.items()}
-                    return self.model.predict_velocity(x, t, **given).float()
+                    progress.update(guidance.num_evaluations)
+                    these = {name: None if values is None else values[rows] for name, values in conditions.items()}
+                    return guidance.predict_velocity(x, t, **these)
 
                 yield velocity_fn, samples[chunk], conditions
 

@@ -10,7 +10,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .checks_lzn import Generators, check_at_least, check_choice
+from .checks_lzn import Generators, check_at_least, check_choice, check_result
 from .image_processing_lzn import LZNImageProcessor, check_output_type
 from .modeling_lzn import EMBEDDING_KINDS, LZNModel
 from .pipeline_generation_lzn import GenerationPipeline, Images, LZNInversion, LZNPipelineOutput
@@ -78,7 +78,7 @@ class LZNPipeline(GenerationPipeline):
             `list[list[dict]]`: for each image, also for a single one, `{"label": name, "score": probability}` in falling order.
 
         Raises:
-            ValueError: if the model has no labels or no reference anchors, and for bad images.
+            ValueError: if the model has no labels or no reference anchors, for bad images, and for scores that are NaN.
         """
         check_at_least(1, top_k=top_k, batch_size=batch_size)
         config: Any = self.model.config
@@ -87,6 +87,7 @@ class LZNPipeline(GenerationPipeline):
         pixel_values = self._pixel_values(images)
         with self._inference():
             log_probs = torch.cat([self.model.classify_images(chunk) for chunk in pixel_values.split(batch_size)])
+        check_result("scores", log_probs.exp())
         scores, ids = log_probs.float().exp().topk(min(top_k, config.num_labels))
         return [
             [{"label": config.id2label[i], "score": score} for score, i in zip(*row, strict=True)]
@@ -106,14 +107,14 @@ class LZNPipeline(GenerationPipeline):
             `Tensor` of shape `(B, F)`: the embeddings, float32 on the CPU.
 
         Raises:
-            ValueError: if the model has no image encoder, for another kind, and for bad images.
+            ValueError: if the model has no image encoder, for another kind, for bad images, and for embeddings that are not finite.
         """
         check_at_least(1, batch_size=batch_size)
         check_choice(EMBEDDING_KINDS, kind=kind)
         pixel_values = self._pixel_values(images)
         with self._inference():
             rows = [self.model.get_image_features(chunk, kind) for chunk in pixel_values.split(batch_size)]
-        return torch.cat(rows).float().cpu()
+        return check_result("embeddings", torch.cat(rows)).float().cpu()
 
     def reconstruct(
         self,

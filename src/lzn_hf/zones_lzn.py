@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import math
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor
 
@@ -19,7 +22,7 @@ def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor
 def gather_pool(anchors: Tensor) -> Tensor:
     """Gathers the anchors of all processes with gradient; raises a ValueError if that is one image."""
     pool = gather_with_gradient(anchors)
-    if len(pool) == 1:
+    if pool.shape[0] == 1:
         raise ValueError(
             "`pixel_values` must hold at least 2 images for the loss: in a pool of one the latent is the noise itself."
         )
@@ -44,8 +47,19 @@ def place_anchors(
     Raises:
         ValueError: as [`latent_zones.compute_latents`].
     """
-    solver, num_steps = config.latent_solver, config.latent_num_steps
-    return compute_latents(anchors, noise, pool, include_own=include_own, solver=solver, num_steps=num_steps)
+    log_weights = None
+    if include_own and pool is not None and torch.compiler.is_compiling():
+        # A graph is given all rows of the reference anchors. Those that are not set are zeros, and must not count.
+        log_weights = torch.where(pool.any(1), 0.0, -math.inf).to(pool.dtype)
+    return compute_latents(
+        anchors,
+        noise,
+        pool,
+        log_weights=log_weights,
+        include_own=include_own,
+        solver=config.latent_solver,
+        num_steps=config.latent_num_steps,
+    )
 
 
 def align_latents(
@@ -119,11 +133,23 @@ def place_images(config: LZNConfig, anchors: Tensor, reference_anchors: Tensor) 
     num_draws = config.num_prediction_draws
     points = torch.zeros(1, anchors.shape[1])
     if num_draws:
-        # Drawn on the CPU from a fixed seed: the same points on every device and in every call.
-        points = torch.randn(num_draws, anchors.shape[1], generator=torch.Generator().manual_seed(0))
-    noise = points.to(anchors).repeat(len(anchors), 1)
-    rows = anchors.repeat_interleave(len(points), 0)
-    return place_anchors(config, rows, noise, reference_anchors, include_own=True).unflatten(0, (-1, len(points)))
+        points = torch.tensor(_prediction_points(num_draws, config.latent_dim))
+    noise = points.to(anchors).repeat(anchors.shape[0], 1)
+    rows = anchors.repeat_interleave(points.shape[0], 0)
+    return place_anchors(config, rows, noise, reference_anchors, include_own=True).unflatten(0, (-1, points.shape[0]))
+
+
+@torch.compiler.assume_constant_result
+def _prediction_points(num_draws: int, latent_dim: int) -> list[list[float]]:
+    """Standard normal points `(num_draws, latent_dim)`, the same on every device and in every call."""
+
+    def draw() -> list[list[float]]:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(num_draws, latent_dim, device="cpu", dtype=torch.float32, generator=generator).tolist()
+
+    # In a thread of its own: what traces a graph watches this one, where there would be symbols instead of numbers.
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(draw).result()
 
 
 def score_labels(config: LZNConfig, latents: Tensor, label_anchors: Tensor, time: float | None = None) -> Tensor:
@@ -141,7 +167,7 @@ def score_labels(config: LZNConfig, latents: Tensor, label_anchors: Tensor, time
     solver, num_steps, end = config.alignment_solver, config.alignment_num_steps, 1.0 if time is None else time
     rows = latents.flatten(0, -2)
     log_probs = trace_assignments(rows, label_anchors, solver=solver, num_steps=num_steps, end=end)[1][-1]
-    if len(rows) == len(latents):
+    if latents.ndim == 2 or latents.shape[1] == 1:
         return log_probs
     return log_probs.unflatten(0, latents.shape[:-1]).logsumexp(1).log_softmax(-1)
 

@@ -93,6 +93,24 @@ def samples(folder: Path, count: int, seed: int, **options) -> Tensor:
     return torch.stack([torch.from_numpy(np.array(image)) for image in images])[:, None] / 127.5 - 1
 
 
+def test_guided_samples_and_their_evaluations(folder, data, tmp_path):
+    """Scale 0 makes the images of the guide, and the evaluations of both networks count."""
+    make_pipeline(names=LABELS, decoder_input_skip="sum").save_pretrained(tmp_path / "guide")
+    options = {"num_samples": 8, "num_reconstructions": 0, "guide_name_or_path": tmp_path / "guide"}
+    results = evaluate_folder(folder, data, FeatureExtractor(), ["heun:2", "heun:2@0", "heun:2@2"], **options)
+    assert results["guide"] == str(tmp_path / "guide")
+    alone, ends, guided = results["samplers"].values()
+    assert (alone["evaluations"], ends["evaluations"], guided["evaluations"]) == (4, 8, 8)
+    weak = evaluate_folder(tmp_path / "guide", data, FeatureExtractor(), ["heun:2"], 8, num_reconstructions=0)
+    assert weak["guide"] is None
+    assert {**ends, "evaluations": 4} == weak["samplers"]["heun:2"]
+    assert guided["frechet_distance"] not in (alone["frechet_distance"], ends["frechet_distance"])
+    with pytest.raises(ValueError, match="`guidance_scale` must be 1"):
+        evaluate_folder(folder, data, FeatureExtractor(), ["heun:2@2"], 8)
+    with pytest.raises(ValueError, match="`reconstruction_samplers` must be without guidance"):
+        evaluate_folder(folder, data, FeatureExtractor(), ["heun:2"], 8, reconstruction_samplers=["heun:2@2"])
+
+
 def test_numbers_are_the_metrics_of_what_the_pipeline_makes(folder, data):
     results = evaluate_folder(
         folder, data, FeatureExtractor(), ["unipc:2", "heun:2"], 30, 3, num_reconstructions=6,

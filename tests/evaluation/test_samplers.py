@@ -21,9 +21,25 @@ def test_samplers_of_the_command_line():
     assert Sampler.parse("unipc:20") == Sampler("unipc:20", "unipc", 20)
     assert Sampler.parse("dpmsolver++:5").family == "dpmsolver++"
     assert Sampler.parse("rk45").family == "rk45"
-    for bad in ("unipc", "unipc:", "unipc:0", "unipc:-3", "unipc:2.5", "euler", "rk45:20", "rk4:20", "", ":20"):
+    assert Sampler.parse("heun:10@1.5") == Sampler("heun:10@1.5", "heun", 10, 1.5)
+    assert Sampler.parse("rk45@0").guidance_scale == 0 and Sampler.parse("rk45").guidance_scale == 1
+    bad_scales = ("euler:2@", "euler:2@-1", "euler:2@nan", "euler:2@1e9", "euler@2:2", "rk45@x", "@2")
+    for bad in (
+        "unipc",
+        "unipc:",
+        "unipc:0",
+        "unipc:-3",
+        "unipc:2.5",
+        "euler",
+        "rk45:20",
+        "rk4:20",
+        "",
+        ":20",
+        *bad_scales,
+    ):
         with pytest.raises(
-            ValueError, match="a sampler must be unipc:STEPS or .* or rk45 with STEPS of at least 1, got"
+            ValueError,
+            match="a sampler must be unipc:STEPS or .* or rk45 with STEPS of at least 1, and @SCALE after it for guidance, got",
         ):
             Sampler.parse(bad)
     with pytest.raises(ValueError, match="must be euler:STEPS or heun:STEPS or rk45 with STEPS.*got 'unipc:20'"):

@@ -18,6 +18,7 @@ from helpers.training import TINY, data_flags, forget_accelerators, write_image_
 from PIL import Image
 from safetensors.torch import load_file
 
+from lzn_hf.training.durable import MANIFEST, write_manifest
 from lzn_hf.training.parsing import parse_arguments
 
 
@@ -90,14 +91,16 @@ def test_the_same_images_elsewhere_continue_a_run_and_others_in_the_same_place_d
     assert set(tmp_path.rglob("*")) < set(before)
 
 
-def test_a_checkpoint_of_an_earlier_version_continues(train, tmp_path):
+def test_a_checkpoint_from_before_a_setting_existed_continues(train, tmp_path):
     write_image_folder(tmp_path / "images")
     run = "--data_dir images --output_dir out --checkpointing_steps 1"
     train("joint", f"{run} --max_train_steps 1")
-    path = tmp_path / "out/checkpoint-1/training_settings.json"
-    settings = json.loads(path.read_text())
+    checkpoint = tmp_path / "out/checkpoint-1"
+    settings = json.loads((checkpoint / "training_settings.json").read_text())
     del settings["images"], settings["data"]["skip_bad_images"], settings["training"]["max_grad_norm"]
-    path.write_text(json.dumps(settings))
+    (checkpoint / "training_settings.json").write_text(json.dumps(settings))
+    (checkpoint / MANIFEST).unlink()
+    write_manifest(checkpoint, step=1)
     with pytest.raises(ValueError, match="training.max_grad_norm: 1.0 in the checkpoint, 0.5 now"):
         train("joint", f"{run} --max_train_steps 2 {RESUME} --max_grad_norm 0.5")
     train("joint", f"{run} --max_train_steps 2 {RESUME}")

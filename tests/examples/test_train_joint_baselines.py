@@ -22,7 +22,8 @@ from lzn_hf.evaluation.joint import linear_log_probs
 
 
 CLASSIFIER, FLOW = "--baseline classifier", "--baseline rectified_flow"
-STEPS = "--max_train_steps 3 --logging_steps 1 --eval_steps 2 --checkpointing_steps 1 --ema_decay 0.5 --decoder_learning_rate 0.05"
+STEPS = "--max_train_steps 3 --logging_steps 1 --eval_steps 2 --checkpointing_steps 1 --ema_decay 0.5"
+STEPS += " --checkpoints_total_limit 3 --decoder_learning_rate 0.05"
 
 
 @pytest.fixture(scope="module")

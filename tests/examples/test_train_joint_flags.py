@@ -60,6 +60,7 @@ def test_each_part_has_its_learning_rate(toys, tmp_path, part):
 
 def test_the_decoder_stops_after_its_steps(toys, tmp_path):
     argv = f"{toys} --output_dir {tmp_path} --max_train_steps 4 --decoder_train_steps 2 --checkpointing_steps 1"
+    argv += " --checkpoints_total_limit 4"
     train(argv)
     checkpoints = [weights(tmp_path / f"checkpoint-{step}") for step in (1, 2, 3, 4)]
     for name in checkpoints[0]:

@@ -13,9 +13,8 @@ import torch
 import train_representation
 import transformers
 from helpers import ROOT
-from helpers.training import data_flags, forget_accelerators, tiny_model, write_image_folder
+from helpers.training import data_flags, forget_accelerators, tiny_model, weights, write_image_folder
 from PIL import Image
-from safetensors.torch import load_file
 
 from lzn_hf import LZNImageProcessor, LZNModel
 from lzn_hf.data.batches import to_pixel_values
@@ -73,10 +72,6 @@ def train(flags: str) -> Path | None:
     if "simclr" in flags:
         pytest.importorskip("pytorch_metric_learning", reason="simclr_loss is that of pytorch-metric-learning")
     return train_representation.main(flags.split())
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:

@@ -13,9 +13,8 @@ import torch
 import train_unconditional
 import transformers
 from helpers import ROOT
-from helpers.training import TINY, data_flags, forget_accelerators, tiny_model
+from helpers.training import TINY, data_flags, forget_accelerators, tiny_model, weights
 from PIL import Image
-from safetensors.torch import load_file
 
 from lzn_hf import LZNModel, LZNPipeline
 from lzn_hf.data.batches import to_pixel_values
@@ -62,10 +61,6 @@ def toys(tmp_path_factory) -> str:
 def train(flags: str) -> Path | None:
     forget_accelerators()
     return train_unconditional.main(flags.split())
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
@@ -185,7 +180,7 @@ def test_a_resumed_run_ends_like_one_that_never_stopped(toys, tmp_path, baseline
         resumed = weights(tmp_path / folder)
         assert all(torch.equal(resumed[name], value) for name, value in weights(whole / folder).items())
     states = [torch.load(path / "checkpoint-4" / STATE_FILE, weights_only=True) for path in (whole, tmp_path)]
-    assert states[0].keys() == {"step", "optimizer", "scheduler", "ema", "batches", "guard"}
+    assert states[0].keys() == {"step", "optimizer", "scheduler", "ema", "batches", "guard", "metrics", "model"}
     assert states[0]["ema"].keys() == ({"decoder"} if baseline else {"encoder", "decoder"})
 
 

@@ -6,12 +6,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 import train_joint
-from safetensors.torch import load_file
 
 from . import ROOT
-from .training import forget_accelerators, write_image_folder
+from .training import forget_accelerators, weights, write_image_folder
 
 
 TINY = f"--preset {ROOT / 'tests/helpers/toy_preset.json'} --max_eval_samples 40"
@@ -28,9 +26,8 @@ def toy_flags(folder: Path) -> str:
     return f"--data_dir {write_image_folder(folder)} --total_batch_size 8"
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
 def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+__all__ = ["TINY", "metrics", "toy_flags", "train", "weights"]

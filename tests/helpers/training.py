@@ -18,12 +18,15 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration, debug_launcher
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
+from safetensors.torch import load_file
 from torch.utils.data import IterableDataset
 
 from lzn_hf import LZNModel
+from lzn_hf.anchors_lzn import ANCHOR_NAMES
 from lzn_hf.data.images import ImageData, TensorImageDataset
 from lzn_hf.training.arguments import DataArguments, RunArguments
 from lzn_hf.training.batches import make_train_loader, micro_batch_size
+from lzn_hf.training.checkpoints import STATE_FILE
 from lzn_hf.training.metrics import METRICS_FILE, JSONLinesTracker
 from lzn_hf.training.models import build_model
 from lzn_hf.training.processes import start_accelerator
@@ -67,6 +70,14 @@ def training_setup(
     return TrainingSetup(
         "test", run, DataArguments(), accelerator, tracker, data, model, loader, checkpoint=checkpoint
     )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a model folder; of a checkpoint those as trained, not averaged. By their names in files of weights."""
+    if not (folder / STATE_FILE).exists():
+        return load_file(folder / "model.safetensors")
+    trained = torch.load(folder / STATE_FILE, weights_only=True)["model"]
+    return {name.removesuffix(".weight") if name.startswith(ANCHOR_NAMES) else name: trained[name] for name in trained}
 
 
 def data_flags(preset: Path) -> list[str]:

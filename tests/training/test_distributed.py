@@ -335,7 +335,8 @@ def test_the_other_scripts_on_two_processes_resume_to_the_bit(tmp_path, script, 
     preset = tmp_path / "toys.json"
     preset.write_text(json.dumps({"model": TINY}))
     flags = f"--preset {preset} --data_dir {data} --total_batch_size 8 --num_reference_anchors 9 {flags}".split()
-    flags += "--logging_steps 1 --checkpointing_steps 2 --eval_steps 2".split()
+    # The line of step 3 is the mean of steps before and after the checkpoint, over both processes.
+    flags += "--logging_steps 3 --checkpointing_steps 2 --eval_steps 2".split()
     flags += "--max_train_steps 4 --resume_from_checkpoint latest".split()
     for run in ("whole", "parts"):
         forget_accelerators()

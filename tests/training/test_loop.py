@@ -27,6 +27,7 @@ from torch import Tensor
 from lzn_hf.data.batches import to_pixel_values
 from lzn_hf.training import metrics
 from lzn_hf.training.arguments import RunArguments
+from lzn_hf.training.durable import find_damage
 from lzn_hf.training.loop import TrainingLoop
 
 
@@ -221,6 +222,53 @@ def test_gradient_checkpointing_gives_the_same_losses(tmp_path):
         assert is_checkpointing(run.model) is checkpointing
         losses.append([line["loss"] for line in run.fit()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(set(losses[0])) == 4
+
+
+def names_of_checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("checkpoint-*"))
+
+
+def test_a_checkpoint_has_the_evaluation_of_its_step(tmp_path):
+    seen = []
+
+    def evaluate() -> dict[str, float]:
+        seen.append(names_of_checkpoints(tmp_path))
+        return {"score": 0.5}
+
+    Run(tmp_path, max_train_steps=5, eval_steps=2, checkpointing_steps=2).fit(evaluate=evaluate)
+    assert seen == [[], ["checkpoint-2"]]
+    lines = (tmp_path / "checkpoint-4" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1]) == {"step": 4, "score": 0.5} and len(lines) == 4 + 2
+
+
+def test_old_checkpoints_make_place_and_time_alone_makes_new_ones(tmp_path):
+    Run(tmp_path / "none").fit()  # ten minutes have not passed
+    Run(tmp_path / "late", checkpointing_minutes=1e-9).fit()
+    Run(tmp_path / "never", checkpointing_minutes=0.0).fit()
+    found = {name: names_of_checkpoints(tmp_path / name) for name in ("none", "late", "never")}
+    assert found == {"none": [], "late": ["checkpoint-3", "checkpoint-4"], "never": []}
+
+
+def test_nothing_is_saved_while_steps_are_skipped(tmp_path):
+    run = Run(
+        tmp_path, compute_loss=nan_in({2, 3}), max_train_steps=6, checkpointing_steps=2, checkpoints_total_limit=5
+    )
+    run.fit()
+    # Step 4 was due while steps 3 and 4 were skipped, and is made up for by step 5.
+    assert names_of_checkpoints(tmp_path) == ["checkpoint-2", "checkpoint-5", "checkpoint-6"]
+
+
+@pytest.mark.parametrize("spoilt", ["weights", "averages"])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, spoilt):
+    def on_step_end(applied: bool) -> None:
+        if run.loop.step == 2:  # at the end of the third
+            averages = run.loop.ema.averages["label_anchors"].shadow_params[0]
+            (run.model.label_anchors.weight.data if spoilt == "weights" else averages)[0] = float("inf")
+
+    run = Run(tmp_path, on_step_end=on_step_end, checkpointing_steps=1, checkpoints_total_limit=1)
+    with pytest.raises(RuntimeError, match="label_anchors.*not saved. The last good checkpoint is .*checkpoint-2"):
+        run.fit()
+    assert names_of_checkpoints(tmp_path) == ["checkpoint-2"] and find_damage(tmp_path / "checkpoint-2") is None
 
 
 def test_it_evaluates_the_averaged_weights_between_steps(tmp_path):

@@ -37,16 +37,43 @@ def test_metrics_are_means_over_good_steps(accelerator):
 
 
 def test_metrics_are_json_lines_and_rewind(tmp_path):
-    tracker = JSONLinesTracker(tmp_path / "metrics.jsonl")
-    tracker.rewind(0)  # no file yet
+    tracker, saved = JSONLinesTracker(tmp_path / "metrics.jsonl"), tmp_path / "saved.jsonl"
+    tracker.rewind(None)  # no file yet
     for step in (1, 2, 3):
         tracker.log({"loss": step / 2}, step=step)
+        if step == 2:
+            saved.write_bytes(tracker.path.read_bytes())
     with tracker.path.open("a") as file:
         file.write('{"step": 4, "lo')
-    tracker.rewind(2)
+    tracker.rewind(saved)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "saved.jsonl"]
     tracker.log({"loss": 9.0}, step=3)
     lines = [json.loads(line) for line in tracker.path.read_text().splitlines()]
     assert lines == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": 9.0}]
+    tracker.rewind(tmp_path / "none.jsonl")  # of a checkpoint before the first line
+    assert not tracker.path.exists()
+
+
+def test_a_mean_goes_on_after_a_checkpoint(accelerator):
+    """Of three steps, two of them before; one was skipped."""
+    whole, parts = MetricAverager(1), MetricAverager(1)
+    for averager in (whole, parts):
+        for applied, loss in ((True, 0.1), (False, 9.0), (True, 0.7)):
+            averager.add(loss=torch.tensor(loss), accuracy=torch.tensor(loss / 3))
+            averager.end_step(applied)
+    resumed = MetricAverager(1)
+    resumed.load_state_dict(parts.state_dict())
+    resumed_on_two = MetricAverager(1)  # what two processes had, on one
+    state = parts.state_dict()
+    resumed_on_two.load_state_dict({**state, "values": 2 * state["values"]})
+    for averager in (whole, resumed, resumed_on_two):
+        averager.add(loss=torch.tensor(0.3), accuracy=torch.tensor(0.5))
+        averager.end_step(True)
+    means = [averager.compute(accelerator) for averager in (whole, resumed, resumed_on_two)]
+    assert all(one["loss"] == means[0]["loss"] and one["accuracy"] == means[0]["accuracy"] for one in means)
+    empty = MetricAverager(1)
+    empty.load_state_dict(MetricAverager(1).state_dict())
+    assert empty.compute(accelerator).keys() == {"images_per_second"}
 
 
 # Latents that leave the prior

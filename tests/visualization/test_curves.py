@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from lzn_hf.visualization.curves import plot_quality
+from lzn_hf.visualization.curves import plot_measures, plot_quality
 from lzn_hf.visualization.figures import PALETTE
 
 
@@ -40,3 +40,15 @@ def test_the_order_of_points_does_not_matter():
 def test_every_setting_shows(change):
     curves = {"": {"unipc": POINTS}}
     assert not np.array_equal(np.asarray(plot_quality(curves)), np.asarray(plot_quality(curves, **change)))
+
+
+def test_measures_have_panels_and_names_have_colours():
+    measures = {"precision": {"one": POINTS, "two": [(x, y + 1) for x, y in POINTS]}, "recall": {"two": POINTS}}
+    picture = plot_measures(measures, xlabel="scale")
+    assert picture.mode == "RGB" and picture.size == (768, 408)
+    left, right = picture.crop((0, 0, 384, 408)), picture.crop((384, 0, 768, 408))
+    assert all(colour_fraction(left, colour) > 1e-4 for colour in PALETTE[:2])
+    assert colour_fraction(right, PALETTE[0]) == 0 and colour_fraction(right, PALETTE[1]) > 1e-4
+    for change in ({"xlabel": "x"}, {"title": "x"}, {"real_images": {"recall": 2.0}}):
+        other = plot_measures(**{"measures": measures, "xlabel": "scale", **change})
+        assert not np.array_equal(np.asarray(picture), np.asarray(other))

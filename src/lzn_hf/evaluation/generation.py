@@ -16,6 +16,7 @@ from torch import Tensor
 from ..card_lzn import label_names
 from ..data.batches import image_batches, to_pixel_values
 from ..data.images import ImageData
+from ..guidance_lzn import resolve_guidance
 from ..modeling_lzn import LZNModel
 from ..pipeline_lzn import LZNPipeline
 from .cards import add_results, evaluation_results
@@ -52,6 +53,7 @@ def evaluate_folder(
     num_reconstructions: int = 100,
     reconstruction_samplers: Sequence[str] = ("rk45",),
     batch_size: int = 64,
+    guide_name_or_path: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> dict[str, Any] | None:
     """Measures the images of a saved pipeline.
@@ -72,11 +74,12 @@ def evaluate_folder(
             split if there is one.
         reconstruction_samplers (list of `str`, *optional*): samplers that integrate in both directions.
         batch_size (`int`, *optional*, defaults to 64): images per batch on each process.
+        guide_name_or_path (`str` or `os.PathLike`, *optional*): folder or hub id of a weaker model, for samplers with a guidance scale.
         progress (`bool`, *optional*, defaults to `False`): whether to show progress bars.
 
     Returns:
         `dict` of JSON values on the main process, None on the others:
-        - `model`, `dataset`, `settings` (`feature_extractor`, `num_samples`, `seed`), and `reference` with its `split` and
+        - `model`, `guide`, `dataset`, `settings` (`feature_extractor`, `num_samples`, `seed`), and `reference` with its `split` and
           number of `images`;
         - `samplers`: for each sampler network `evaluations` per image, `frechet_distance`, `kernel_distance`, `precision`
           and `recall`; with an extractor that has them `spatial_frechet_distance` and `inception_score`; with labels
@@ -93,6 +96,10 @@ def evaluate_folder(
     state = process_state()
     parsed = [Sampler.parse(text) for text in samplers]
     both_ways = [Sampler.parse(text, SOLVERS) for text in reconstruction_samplers] if num_reconstructions else []
+    if any(sampler.guidance_scale != 1 for sampler in both_ways):
+        raise ValueError(
+            f"`reconstruction_samplers` must be without guidance, which images are not inverted with, got {', '.join(reconstruction_samplers)}."
+        )
     for name, texts in (("samplers", samplers), ("reconstruction_samplers", reconstruction_samplers)):
         if len(set(texts)) < len(texts):
             raise ValueError(f"`{name}` must all be different, got {', '.join(texts)}.")
@@ -114,6 +121,10 @@ def evaluate_folder(
         )
     num_labels = len(label_names(model.config))
     has_labels = num_labels > 0 and data.label_names is not None
+    guide = None
+    for sampler in parsed:
+        given = guide_name_or_path if guide is None else guide
+        guide = resolve_guidance(model, sampler.guidance_scale, given, state.device, has_label=num_labels > 0).guide
 
     # 2. Features of real and generated images, and reconstructions, from all processes.
     draw = {"seed": seed, "process_index": state.process_index, "num_processes": state.num_processes}
@@ -125,10 +136,11 @@ def evaluate_folder(
             real[name] = _collect_statistics(state, extractor, batches, has_labels)
     indices = range(state.process_index, num_samples, state.num_processes)
     progress = progress and state.is_main_process
+    networks = [model] if guide is None else [model, guide]
     generated, evaluations = {}, {}
     for sampler in parsed:
-        with counted_evaluations(pipe) as counts:
-            batches = generated_batches(pipe, sampler, indices, seed, batch_size, progress=progress)
+        with counted_evaluations(*networks) as counts:
+            batches = generated_batches(pipe, sampler, indices, seed, batch_size, guide=guide, progress=progress)
             generated[sampler.name] = _collect_statistics(state, extractor, batches, has_labels)
         evaluations[sampler.name] = _total(state, counts) / num_samples
     reconstruction = {}
@@ -154,6 +166,7 @@ def evaluate_folder(
             numbers[name]["class_consistency"] = _consistency(statistics, real["train"], num_labels)
     return {
         "model": os.fspath(model_name_or_path),
+        "guide": None if guide_name_or_path is None else os.fspath(guide_name_or_path),
         "dataset": data.name,
         "settings": {"feature_extractor": extractor.name, "num_samples": num_samples, "seed": seed},
         "reference": {"split": reference, "images": len(real[reference]["features"])},
@@ -239,7 +252,7 @@ def _measure_reconstruction(
 ) -> dict[str, float]:
     """Error of images that go to noise (and latents) and back by the same solver, clipped to [-1, 1]."""
     originals, reconstructions, done = [], [], 0
-    with counted_evaluations(pipe) as counts:
+    with counted_evaluations(pipe.model) as counts:
         for batch in batches:
             images = to_pixel_values(batch["pixel_values"])
             places = [state.process_index + (done + i) * state.num_processes for i in range(len(images))]
@@ -292,6 +305,7 @@ def update_model_card(
         `ModelCard`: not saved yet.
     """
     about = "{feature_extractor}, {num_samples} samples".format(**results["settings"])
+    about += f", guide {results['guide']}" if results.get("guide") is not None else ""
     values = [
         (metric, f"{metric.replace('_', ' ')} ({sampler}; {about})", round(value, 6))
         for sampler, numbers in results["samplers"].items()

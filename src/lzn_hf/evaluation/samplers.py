@@ -7,6 +7,7 @@ size or the number of processes (up to rounding), and all samplers start from th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
+from ..modeling_lzn import LZNModel
 from ..pipeline_lzn import LZNPipeline
 from ..sampling_lzn import default_scheduler
 
@@ -25,33 +27,39 @@ SCHEDULERS: dict[str, Callable[[], Any]] = {
     "unipc": default_scheduler,
     "dpmsolver++": lambda: DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
 }
+GUIDANCE_SCALE = re.compile(r"\d+(\.\d+)?")
 SOLVERS = ("euler", "heun", "rk45")  # of the pipeline itself; they integrate in both directions
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A solver of the image flow with its number of steps.
+    """A solver of the image flow with its number of steps, and how it is guided.
 
     Args:
-        name (`str`): text such as `"unipc:20"` or `"rk45"`, see [`Sampler.parse`].
+        name (`str`): text such as `"unipc:20"`, `"heun:10@1.5"` or `"rk45"`, see [`Sampler.parse`].
         family (`str`): `"unipc"`, `"dpmsolver++"`, `"euler"`, `"heun"` (two evaluations per step) or `"rk45"`.
         num_inference_steps (`int`): steps; not used by `"rk45"`, which chooses them.
+        guidance_scale (`float`, *optional*, defaults to 1.0): see [`LZNPipeline.__call__`].
     """
 
     name: str
     family: str
     num_inference_steps: int
+    guidance_scale: float = 1.0
 
     @classmethod
     def parse(cls, text: str, families: Sequence[str] = (*SCHEDULERS, *SOLVERS)) -> Sampler:
-        """Reads `"FAMILY:STEPS"` or `"rk45"`; a ValueError for anything else."""
-        family, colon, steps = text.partition(":")
-        if family == "rk45" and family in families and not colon:
-            return cls(text, family, 1)
-        if family not in families or family == "rk45" or not steps.isdecimal() or int(steps) < 1:
+        """Reads `"FAMILY:STEPS"` or `"rk45"`, and `"@SCALE"` after it for guidance; a ValueError for anything else."""
+        solver, at, scale = text.partition("@")
+        family, colon, steps = solver.partition(":")
+        adaptive = family == "rk45" and not colon
+        has_steps = family != "rk45" and steps.isdecimal() and int(steps) >= 1
+        if family not in families or not (adaptive or has_steps) or (at and not GUIDANCE_SCALE.fullmatch(scale)):
             known = " or ".join(name if name == "rk45" else f"{name}:STEPS" for name in families)
-            raise ValueError(f"a sampler must be {known} with STEPS of at least 1, got {text!r}.")
-        return cls(text, family, int(steps))
+            raise ValueError(
+                f"a sampler must be {known} with STEPS of at least 1, and @SCALE after it for guidance, got {text!r}."
+            )
+        return cls(text, family, 1 if adaptive else int(steps), float(scale or 1))
 
     def pipeline(self, pipe: LZNPipeline) -> LZNPipeline:
         """A pipeline with the scheduler of this sampler around the same model; `pipe` itself where it needs none."""
@@ -66,7 +74,8 @@ class Sampler:
     def options(self) -> dict[str, Any]:
         """Arguments for the calls of [`Sampler.pipeline`]."""
         solver = None if self.family in SCHEDULERS else self.family
-        return {"solver": solver, "num_inference_steps": self.num_inference_steps}
+        options = {"solver": solver, "num_inference_steps": self.num_inference_steps}
+        return options if self.guidance_scale == 1 else {**options, "guidance_scale": self.guidance_scale}
 
 
 def sample_generator(seed: int, index: int) -> torch.Generator:
@@ -88,7 +97,14 @@ def _random_numbers(seed: int, index: int) -> list[int]:
 
 
 def generated_batches(
-    pipe: LZNPipeline, sampler: Sampler, indices: Sequence[int], seed: int, batch_size: int, *, progress: bool = False
+    pipe: LZNPipeline,
+    sampler: Sampler,
+    indices: Sequence[int],
+    seed: int,
+    batch_size: int,
+    *,
+    guide: LZNModel | None = None,
+    progress: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
     """Batches of samples, rounded to grey levels as saved images are.
 
@@ -98,6 +114,7 @@ def generated_batches(
         indices (sequence of `int`): numbers of the samples.
         seed (`int`): decides noise and label of each sample, together with its number.
         batch_size (`int`): images per batch.
+        guide ([`LZNModel`], *optional*): see [`LZNPipeline.__call__`].
         progress (`bool`, *optional*, defaults to `False`): whether to show a progress bar.
 
     Yields:
@@ -116,6 +133,7 @@ def generated_batches(
                 generator=[sample_generator(seed, index) for index in chunk],
                 batch_size=batch_size,
                 output_type="pt",
+                guide=guide,
                 **sampler.options,
             )
             batch = {"pixel_values": (output.images * 255).round().to(torch.uint8).cpu()}
@@ -124,15 +142,20 @@ def generated_batches(
 
 
 @contextmanager
-def counted_evaluations(pipe: LZNPipeline) -> Iterator[list[int]]:
-    """Inside, the list gets the number of images of each call of the decoder."""
+def counted_evaluations(*models: LZNModel) -> Iterator[list[int]]:
+    """Inside, the list gets the number of images of each call of a decoder."""
     counts: list[int] = []
-    decoder = cast(nn.Module, pipe.model.decoder)  # a pipeline has one
-    hook = decoder.register_forward_hook(lambda module, inputs, output: counts.append(len(output)))
+    hooks = [
+        cast(nn.Module, model.decoder).register_forward_hook(  # of a pipeline or a guide: it has one
+            lambda module, inputs, output: counts.append(len(output))
+        )
+        for model in models
+    ]
     try:
         yield counts
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 __all__ = [

@@ -186,10 +186,14 @@ class RunArguments:
     eval_steps: int | None = flag(
         None, "Steps between two evaluations (validation metric, sample grid); default: only at the end."
     )
-    checkpointing_steps: int | None = flag(None, "Steps between two checkpoints; default: none.")
-    checkpoints_total_limit: int | None = flag(
-        None, "Keep at most this many checkpoints; the oldest are deleted first."
+    checkpointing_steps: int | None = flag(
+        None, "Steps between two checkpoints; default: only by `checkpointing_minutes`."
     )
+    checkpointing_minutes: float = flag(
+        10.0,
+        "Save a checkpoint when the last one is this many minutes old, also between `checkpointing_steps`; 0: never.",
+    )
+    checkpoints_total_limit: int = flag(2, "Keep at most this many checkpoints; the oldest are deleted first.")
     resume_from_checkpoint: str | None = flag(
         None, "`latest`, or the folder of a checkpoint: continue it as if the run had never stopped."
     )
@@ -228,7 +232,7 @@ class RunArguments:
         require_at_least(
             self, 1, "eval_steps", "checkpointing_steps", "checkpoints_total_limit", "max_nonfinite_steps"
         )
-        require_at_least(self, 0, "warmup_steps", "seed")
+        require_at_least(self, 0, "warmup_steps", "seed", "checkpointing_minutes")
         if not self.max_grad_norm > 0:
             raise ValueError(f"`max_grad_norm` must be above 0, but is {self.max_grad_norm}.")
         if not 0 < self.process_timeout <= MAX_PROCESS_TIMEOUT:

@@ -3,8 +3,11 @@
 
 output_dir/metrics.jsonl                     one JSON object a line
 output_dir/samples/step-000100.png           sample grids
-output_dir/checkpoint-100/                   model weights as trained (not averaged) with their config.json,
-    training_state.pt, training_settings.json    optimizer, averages, position in the data; the settings
+output_dir/checkpoint-100/
+    config.json, model.safetensors, ...      the averaged model: a folder that opens as the final one does
+    training_state.pt                        weights as trained, optimizer, averages, position in the data
+    training_settings.json, metrics.jsonl    the settings; all lines until this step
+    checkpoint.json                          the step, and size and checksum of each file
 """
 
 from __future__ import annotations
@@ -14,19 +17,23 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel
 
 from ..evaluation.results import write_json
+from ..evaluation.sharing import save_components
+from ..modeling_lzn import LZNModel
 from .arguments import RunArguments
+from .durable import find_damage, read_manifest, sync, sync_folder, temporary_folder, write_manifest
+from .folder_lock import LOCK_FILE, FolderLock, check_unlocked
 from .metrics import METRICS_FILE
+from .models import PartwiseEMA
+from .processes import on_main_process
 from .settings import SETTINGS_FILE, Settings, check_last_step, settings_differences
+from .space import tensor_bytes, write_with_room
 
 
 logger = logging.getLogger(__name__)
@@ -34,6 +41,7 @@ logger = logging.getLogger(__name__)
 SAMPLES_DIR = "samples"
 STATE_FILE = "training_state.pt"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+SAMPLE_NAME = re.compile(r"step-(\d+)\.png")
 
 
 def list_checkpoints(output_dir: Path) -> dict[int, Path]:
@@ -51,33 +59,21 @@ def find_checkpoint(run: RunArguments) -> Path | None:
         `Path`: the checkpoint, or `None` to start from step 0.
 
     Raises:
-        ValueError: if the folder has files of another run, or the requested checkpoint does not exist.
+        ValueError: if the folder has files of another run or one that is going on, or the requested checkpoint does not exist or is
+            damaged.
     """
     output_dir, resume = Path(run.output_dir), run.resume_from_checkpoint
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"`output_dir` {output_dir} is a file: name a folder.")
     if resume is not None and run.overwrite_output_dir:
         raise ValueError("`resume_from_checkpoint` keeps what `overwrite_output_dir` deletes: give one of the two.")
-    checkpoints = list_checkpoints(output_dir)
+    check_unlocked(output_dir)
     if resume == "latest":
-        if not checkpoints:
-            logger.info(f"No checkpoint in {output_dir} to resume from: starting from step 0.")
-        return next(reversed(checkpoints.values()), None)
+        return latest_checkpoint(output_dir)
     if resume is not None:
-        folder = Path(resume)
-        if not (folder / STATE_FILE).is_file():
-            inside = [path.name for path in list_checkpoints(folder).values()]
-            hint = f" It holds {', '.join(inside)}: name one of them." if inside else ""
-            raise ValueError(f"`resume_from_checkpoint` {folder} is no checkpoint: it has no {STATE_FILE}.{hint}")
-        match = CHECKPOINT_NAME.fullmatch(folder.name)
-        later = [path.name for step, path in checkpoints.items() if match and step > int(match[1])]
-        if later:
-            raise ValueError(
-                f"`output_dir` {output_dir} holds {', '.join(later)}, later than {folder.name} to resume from: delete "
-                "them or continue in another `output_dir`."
-            )
-        return folder
-    if not run.overwrite_output_dir and output_dir.exists() and any(output_dir.iterdir()):
+        return named_checkpoint(Path(resume), output_dir)
+    is_used = output_dir.exists() and any(path.name != LOCK_FILE for path in output_dir.iterdir())
+    if is_used and not run.overwrite_output_dir:
         raise ValueError(
             f"`output_dir` {output_dir} is not empty. Pass `--resume_from_checkpoint latest` to continue its run, "
             "`--overwrite_output_dir` to start anew in it, or another `--output_dir`."
@@ -85,68 +81,152 @@ def find_checkpoint(run: RunArguments) -> Path | None:
     return None
 
 
-def prepare_output_dir(accelerator: Accelerator, run: RunArguments) -> Path:
-    """Creates the folder and deletes what an interrupted or overwritten run left there. Call it when all is checked."""
+def latest_checkpoint(output_dir: Path) -> Path | None:
+    """Returns the last checkpoint of a run that is whole, with a warning of each later one, or `None` if there are none at all.
+
+    Raises:
+        ValueError: if all checkpoints are damaged.
+    """
+    damages = []
+    for path in reversed(list_checkpoints(output_dir).values()):
+        damage = find_damage(path)
+        if damage is None:
+            for text in damages:
+                logger.warning(f"{text}. Resuming from {path}.")
+            return path
+        damages.append(f"{path} is damaged: {damage}")
+    if damages:
+        raise ValueError(
+            f"`resume_from_checkpoint` latest: no checkpoint in {output_dir} is whole. {'. '.join(damages)}. Delete them, or pass "
+            "`--overwrite_output_dir`, to start from step 0."
+        )
+    logger.info(f"No checkpoint in {output_dir} to resume from: starting from step 0.")
+    return None
+
+
+def named_checkpoint(folder: Path, output_dir: Path) -> Path:
+    """Returns a checkpoint that the user names.
+
+    Raises:
+        ValueError: if it is none, is damaged, or the run's folder has later ones.
+    """
+    if not (folder / STATE_FILE).is_file():
+        inside = [path.name for path in list_checkpoints(folder).values()]
+        hint = f" It holds {', '.join(inside)}: name one of them." if inside else ""
+        raise ValueError(f"`resume_from_checkpoint` {folder} is no checkpoint: it has no {STATE_FILE}.{hint}")
+    if damage := find_damage(folder):
+        raise ValueError(f"`resume_from_checkpoint` {folder} is damaged: {damage}. `latest` takes the last whole one.")
+    own_step = read_manifest(folder)["step"]
+    later = [path.name for step, path in list_checkpoints(output_dir).items() if step > own_step]
+    if later:
+        raise ValueError(
+            f"`output_dir` {output_dir} holds {', '.join(later)}, later than {folder.name} to resume from: delete "
+            "them or continue in another `output_dir`."
+        )
+    return folder
+
+
+def prepare_output_dir(
+    accelerator: Accelerator, run: RunArguments, lock: FolderLock, checkpoint: Path | None = None
+) -> Path:
+    """Creates and locks the folder, and puts it in the state of a checkpoint. Call it on all processes, when all is checked.
+
+    What an interrupted or overwritten run left there is deleted; of a resumed run, also the pictures of later steps, which it draws
+    again. Damaged checkpoints are renamed.
+
+    Args:
+        accelerator (`Accelerator`): its main process does it.
+        run (`RunArguments`): the arguments of the run.
+        lock (`FolderLock`): the lock to hold during the run.
+        checkpoint (`Path`, *optional*): the checkpoint to resume from.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        OSError, ValueError: as [`FolderLock.acquire`].
+    """
     output_dir = Path(run.output_dir)
-    accelerator.wait_for_everyone()  # every process has looked at the folder as it was
-    if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
+
+    def prepare() -> None:
+        lock.acquire()
+        step = 0 if checkpoint is None else read_manifest(checkpoint)["step"]
         stale = list(output_dir.glob(".*.tmp"))
         if run.overwrite_output_dir:
             stale += [*list_checkpoints(output_dir).values(), output_dir / SAMPLES_DIR, output_dir / METRICS_FILE]
+        for path in (output_dir / SAMPLES_DIR).glob("step-*.png"):
+            if (match := SAMPLE_NAME.fullmatch(path.name)) and int(match[1]) > step:
+                stale.append(path)
         for path in stale:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
+        for later, path in list_checkpoints(output_dir).items():
+            if later > step:  # a damaged one, or `latest` would have chosen it
+                aside = path.with_name(f"{path.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+
+    on_main_process(accelerator, prepare)
     return output_dir
-
-
-@contextmanager
-def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Creates a folder `.{name}.tmp` in `parent` and deletes it afterwards, unless it was renamed."""
-    folder = parent / f".{name}.tmp"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_checkpoint(
     accelerator: Accelerator,
     output_dir: Path,
     step: int,
-    model: PreTrainedModel,
+    model: LZNModel,
+    averages: PartwiseEMA,
     stateful: dict[str, Any],
     settings: Settings,
     total_limit: int | None = None,
-) -> None:
+) -> Path:
     """Writes `checkpoint-{step}` and deletes the oldest ones beyond `total_limit`. All processes must call it.
 
     Args:
         accelerator (`Accelerator`): its main process writes.
         output_dir (`Path`): folder of the run.
         step (`int`): number of optimizer steps done.
-        model (`PreTrainedModel`): the unwrapped model.
-        stateful (`dict`): objects with `state_dict()` by name. Their states must be the same on all processes.
+        model (`LZNModel`): the unwrapped model.
+        averages (`PartwiseEMA`): the moving averages of its weights.
+        stateful (`dict`): more objects with `state_dict()` by name. Their states must be the same on all processes.
         settings (`dict`): as of [`resolve_settings`].
         total_limit (`int`, *optional*): number of checkpoints to keep, by default all.
+
+    Returns:
+        `Path`: the checkpoint.
+
+    Raises:
+        NoSpaceError: if it does not fit, even without all older ones but the last. Raised on all processes.
     """
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        folder = output_dir / f"checkpoint-{step}"
+    folder = output_dir / f"checkpoint-{step}"
+    stateful = {"model": model, "ema": averages, **stateful}
+    states = {name: value.state_dict() for name, value in stateful.items()}  # on all processes: some gather
+
+    def write() -> None:
         with temporary_folder(output_dir, folder.name) as temporary:
-            model.save_pretrained(temporary)
-            states = {name: value.state_dict() for name, value in stateful.items()}
-            torch.save({"step": step, **states}, temporary / STATE_FILE)
+            with averages.scope():
+                model.save_pretrained(temporary)
+                save_components(model, temporary)
+            with (temporary / STATE_FILE).open("wb") as file:  # a file of Python, whose errors have a number
+                torch.save({"step": step, **states}, file)
             write_json(temporary / SETTINGS_FILE, settings)
+            if (output_dir / METRICS_FILE).exists():
+                shutil.copyfile(output_dir / METRICS_FILE, temporary / METRICS_FILE)
+            write_manifest(temporary, step=step)
+            sync_folder(temporary)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(temporary, folder)
+            sync(output_dir)
+
+    def write_and_rotate() -> None:
+        older = [path for path in list_checkpoints(output_dir).values() if path != folder]
+        write_with_room(write, folder, tensor_bytes(states) + tensor_bytes(states["model"]), older)
         old = list(list_checkpoints(output_dir).values())[: -total_limit if total_limit else 0]
         for path in old:
             shutil.rmtree(path)
         logger.info(f"Saved {folder}" + (f", deleted {', '.join(path.name for path in old)}" if old else ""))
-    accelerator.wait_for_everyone()
+
+    on_main_process(accelerator, write_and_rotate)
+    return folder
 
 
 def check_resume(folder: Path, run: RunArguments, settings: Settings, defaults: Settings | None = None) -> None:
@@ -167,25 +247,22 @@ def check_resume(folder: Path, run: RunArguments, settings: Settings, defaults: 
         raise ValueError(
             f"`resume_from_checkpoint` {folder} is of a run with other settings or images: {'; '.join(differences)}."
         )
-    check_last_step(
-        saved, run, torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True, mmap=True)["step"]
-    )
+    check_last_step(saved, run, read_manifest(folder)["step"])
 
 
-def load_checkpoint(folder: Path, model: PreTrainedModel, stateful: dict[str, Any]) -> int:
-    """Restores what [`save_checkpoint`] wrote.
+def load_checkpoint(folder: Path, model: LZNModel, averages: PartwiseEMA, stateful: dict[str, Any]) -> int:
+    """Restores what [`save_checkpoint`] wrote. [`find_checkpoint`] has found it whole.
 
     Args:
         folder (`Path`): the checkpoint.
-        model (`PreTrainedModel`): the unwrapped model. Its weights are overwritten.
-        stateful (`dict`): objects with `load_state_dict()`, by the names they were saved with.
+        model (`LZNModel`): the unwrapped model. Its weights are overwritten.
+        averages (`PartwiseEMA`): the moving averages of its weights.
+        stateful (`dict`): more objects with `load_state_dict()`, by the names they were saved with.
 
     Returns:
         `int`: the number of optimizer steps done.
     """
-    # Not from the file itself: it has the Hub's names for the weights of transformers' backbones.
-    model.load_state_dict(type(model).from_pretrained(folder, dtype=torch.float32).state_dict())
     state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
-    for name, value in stateful.items():
+    for name, value in {"model": model, "ema": averages, **stateful}.items():
         value.load_state_dict(state[name])
     return state["step"]

@@ -6,6 +6,8 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,15 +16,20 @@ from ..evaluation.results import write_json
 from ..evaluation.sharing import save_components
 from ..evaluation.uploads import export_and_upload
 from .arguments import RunArguments
-from .checkpoints import temporary_folder
+from .checkpoints import list_checkpoints
+from .durable import sync, sync_folder, temporary_folder
 from .loop import Draw, Evaluate, TrainingLoop
 from .settings import SETTINGS_FILE
+from .space import NoSpaceError, tensor_bytes, write_with_room
 from .validation import calibrate
 
 
 logger = logging.getLogger(__name__)
 
 DrawReliability = Callable[[Sequence[dict[str, float]], Path], None]
+WriteFiles = Callable[[Path], None]  # the files of the final folder, into an empty one
+
+SECONDS_BETWEEN_TRIES = 30.0  # to save the model while there is no room for it anywhere
 
 
 def save_final_folder(
@@ -47,33 +54,94 @@ def save_final_folder(
         `Path`: the folder. Files of an earlier run in it are replaced only when all new ones are complete.
 
     Raises:
+        NoSpaceError: if there is no room, and the model is in a folder for temporary files or in a checkpoint, which the message names.
         OSError: if the upload fails; the folder is complete then, and the message says how to upload it later.
+        RuntimeError: if weights are not finite.
+        SystemExit: after a signal to stop, see [`TrainingLoop.stoppable`].
     """
-    setup, model, output_dir = loop.setup, loop.setup.model, Path(loop.run.output_dir)
-    with loop.ema.scope():
-        metrics = dict(evaluate())
-        if model.encoder is not None and num_reference_anchors:
-            model.set_reference_anchors(setup.encode_train_anchors(num_reference_anchors))
-        bins = None
-        classifies = model.label_anchors is not None and model.reference_anchors is not None
-        if draw_reliability is not None and classifies and setup.data.validation is not None:
-            # Every process fits to all images, so that all have the same time.
-            scores, bins = calibrate(model, setup.validation_batches(), loop.run.seed)
-            metrics |= scores
-        setup.accelerator.log(metrics, step=loop.step)
-        if setup.accelerator.is_main_process:
-            with temporary_folder(output_dir, "final") as folder:
+    setup, model = loop.setup, loop.setup.model
+    with loop.stoppable():
+        loop.require_finite_weights()
+        with loop.ema.scope():
+            metrics = dict(evaluate())
+            loop.stop_if_asked()  # the last time: from here on, a run that is asked to stop comes to its end
+            if model.encoder is not None and num_reference_anchors:
+                model.set_reference_anchors(setup.encode_train_anchors(num_reference_anchors))
+            bins = None
+            classifies = model.label_anchors is not None and model.reference_anchors is not None
+            if draw_reliability is not None and classifies and setup.data.validation is not None:
+                # Every process fits to all images, so that all have the same time.
+                scores, bins = calibrate(model, setup.validation_batches(), loop.run.seed)
+                metrics |= scores
+
+            def write(folder: Path) -> None:
                 if bins is not None and draw_reliability is not None:
                     draw_reliability(bins, folder / RELIABILITY_PICTURE)
                 _write_model(loop, folder, metrics, draw)
-                for path in folder.iterdir():
-                    os.replace(path, output_dir / path.name)
-            logger.info(f"Saved the model to {output_dir}: {metrics}")
-    is_main_process = setup.accelerator.is_main_process
+
+            if setup.accelerator.is_main_process:
+                _save_for_sure(loop, write, metrics)
+    output_dir, is_main_process = Path(loop.run.output_dir), setup.accelerator.is_main_process
+    if is_main_process:
+        logger.info(f"Saved the model to {output_dir}: {metrics}")
     loop.close()  # before the upload, for which no process should wait
     if setup.hub_model_id is not None and is_main_process:
         _upload(output_dir, setup.hub_model_id, loop.run)
     return output_dir
+
+
+def _save_for_sure(loop: TrainingLoop, write: WriteFiles, metrics: dict[str, float]) -> None:
+    """Saves the files and the last line of metrics in the folder of the run. Without room it saves the files elsewhere, or waits."""
+    output_dir = Path(loop.run.output_dir)
+
+    def replace_files() -> None:
+        with temporary_folder(output_dir, "final") as folder:
+            write(folder)
+            sync_folder(folder)
+            loop.accelerator.log(metrics, step=loop.step)
+            for path in folder.iterdir():
+                os.replace(path, output_dir / path.name)
+            sync(output_dir)
+
+    size = tensor_bytes(loop.setup.model.state_dict())
+    while True:
+        checkpoints = list_checkpoints(output_dir)
+        try:
+            return write_with_room(replace_files, output_dir, size, list(checkpoints.values()))
+        except NoSpaceError as error:
+            if loop.step in checkpoints:
+                raise NoSpaceError(
+                    f"{error}, and it holds the weights of the last step. Make room, then: {loop.resume_command()}"
+                ) from error
+            elsewhere = _save_elsewhere(write, size)
+            if elsewhere is not None:
+                raise NoSpaceError(f"{error}. The model is saved in {elsewhere} instead: move its files.") from error
+            if loop.signals.received:
+                raise
+            logger.warning(
+                f"{error}. Nor is there room in {tempfile.gettempdir()} (TMPDIR). The model is kept in memory, and saving is tried again "
+                f"every {SECONDS_BETWEEN_TRIES:.0f} s: make room."
+            )
+        loop.signals.wait(SECONDS_BETWEEN_TRIES)
+
+
+def _save_elsewhere(write: WriteFiles, size: int) -> Path | None:
+    """Saves the files in a new folder for temporary files. Returns it, or `None` if they do not fit there either."""
+    folder = None
+
+    def write_folder() -> Path:
+        nonlocal folder
+        folder = Path(tempfile.mkdtemp(prefix="lzn-"))
+        write(folder)
+        sync_folder(folder)
+        return folder
+
+    try:
+        return write_with_room(write_folder, Path(tempfile.gettempdir()), size, [])
+    except NoSpaceError:
+        if folder is not None:
+            shutil.rmtree(folder)
+        return None
 
 
 def _upload(folder: Path, hub_model_id: str, run: RunArguments) -> None:

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -15,13 +18,18 @@ from tqdm.auto import tqdm
 
 from ..evaluation.results import write_json
 from .batches import EndlessBatches, seed_micro_batch
-from .checkpoints import SAMPLES_DIR, load_checkpoint, prepare_output_dir, save_checkpoint
+from .checkpoints import SAMPLES_DIR, list_checkpoints, load_checkpoint, prepare_output_dir, save_checkpoint
 from .dry_run import TIMED_STEPS, peak_memory, timing_report
-from .metrics import LatentWatch, MetricAverager
+from .durable import sync
+from .folder_lock import FolderLock
+from .metrics import METRICS_FILE, LatentWatch, MetricAverager
 from .models import PartwiseEMA, freeze_part, model_parts
-from .optimization import NonFiniteGuard, make_scheduler
+from .optimization import NonFiniteGuard, make_scheduler, non_finite_names
+from .processes import on_main_process
 from .settings import DATA_SUMMARY_FILE
 from .setup import TrainingSetup
+from .signals import StopRequested, StopSignals, resume_command
+from .space import NoSpaceError, check_space, is_out_of_space, no_space, tensor_bytes
 
 
 logger = logging.getLogger(__name__)
@@ -41,6 +49,7 @@ class TrainingLoop:
         prepared_model (`nn.Module`): `setup.model`, wrapped if there are several processes.
         ema (`PartwiseEMA`): the moving averages. Inside `with loop.ema.scope():` the model has the averaged weights.
         step (`int`): number of optimizer steps done.
+        saved_step (`int`, *optional*): that of the last checkpoint.
 
     Args:
         setup (`TrainingSetup`): model, data, settings and accelerator.
@@ -78,13 +87,15 @@ class TrainingLoop:
         self.generator = torch.Generator(device=self.accelerator.device)
         batches = EndlessBatches(loader)
         self.batches = iter(batches)
-        self.step = 0
+        self.step, self.saved_step = 0, cast(int | None, None)
+        self.signals, self.lock = StopSignals(), FolderLock(Path(self.run.output_dir))
+        self._checkpoint_is_due, self._stop_signal, self._saved_at = False, 0, time.monotonic()
         self.stateful = {
             "optimizer": self.optimizer,
             "scheduler": self.scheduler,
-            "ema": self.ema,
             "batches": batches,
             "guard": self.guard,
+            "metrics": self.averages,
             **(extra_state or {}),
         }
         if self.accelerator.scaler is not None:
@@ -111,7 +122,11 @@ class TrainingLoop:
 
     def _update(self) -> None:
         grad_norm = self.accelerator.clip_grad_norm_(self.prepared_model.parameters(), self.run.max_grad_norm)
-        applied = self.guard.step_is_finite(self.accelerator, grad_norm)
+        minutes = self.run.checkpointing_minutes
+        # The clock of the main process decides for all.
+        is_late = minutes and self.accelerator.is_main_process and time.monotonic() - self._saved_at >= 60 * minutes
+        requests = (self.signals.received, int(is_late))
+        applied = self.guard.step_is_finite(self.accelerator, grad_norm, requests)
         if applied:
             self.optimizer.step()
             self.scheduler.step()
@@ -133,47 +148,159 @@ class TrainingLoop:
             shown (`Mapping[str, str]`, *optional*): metrics beside the progress bar: from their short names to those in the log.
 
         Raises:
-            RuntimeError: after too many non-finite steps in a row, see [`NonFiniteGuard`].
+            NoSpaceError: if the device of the folder is full or too small.
+            RuntimeError: after too many non-finite steps in a row, see [`NonFiniteGuard`], or if weights that are to be saved are not
+                finite.
+            SystemExit: after a signal to stop, see [`stoppable`].
         """
-        run, accelerator, model = self.run, self.accelerator, self.setup.model
-        output_dir = prepare_output_dir(accelerator, run)
-        if self.setup.checkpoint is not None:
-            self.step = load_checkpoint(self.setup.checkpoint, model, self.stateful)
-        if accelerator.is_main_process:
-            write_json(output_dir / DATA_SUMMARY_FILE, self.setup.data.summary.to_dict())
-            self.setup.tracker.rewind(self.step)
-        accelerator.init_trackers(self.setup.name)
-        logger.info(f"Steps {self.step} to {run.max_train_steps}, {run.total_batch_size} images each.")
-        progress = tqdm(
-            initial=self.step,
-            total=run.max_train_steps,
-            disable=not accelerator.is_main_process,
-            bar_format="{bar} {n_fmt}/{total_fmt}, {remaining} left{postfix}",  # leaves 40 of 80 columns to the metrics
-        )
-        shown = {"loss": "loss"} | dict(shown or {})
-        model.train()
+        run, accelerator = self.run, self.accelerator
+        with self.stoppable():
+            output_dir = self._start(Path(run.output_dir))
+            logger.info(f"Steps {self.step} to {run.max_train_steps}, {run.total_batch_size} images each.")
+            progress = tqdm(
+                initial=self.step,
+                total=run.max_train_steps,
+                disable=not accelerator.is_main_process,
+                bar_format="{bar} {n_fmt}/{total_fmt}, {remaining} left{postfix}",  # leaves 40 of 80 columns to the metrics
+            )
+            shown = {"loss": "loss"} | dict(shown or {})
+            self.setup.model.train()
+            self.averages.restart_clock()
+            while self.step < run.max_train_steps:
+                self.take_step()
+                progress.update()
+                is_last = self.step == run.max_train_steps
+                if is_last or self.step % run.logging_steps == 0:
+                    metrics = self.averages.compute(accelerator)
+                    self.latent_watch.watch(metrics, self.step)
+                    progress.set_postfix(
+                        {short: f"{metrics[key]:.3g}" for short, key in shown.items() if key in metrics}
+                    )
+                    rates = {f"{group['name']}_learning_rate": group["lr"] for group in self.optimizer.param_groups}
+                    accelerator.log({**metrics, **rates, "nonfinite_steps": self.guard.total}, step=self.step)
+                # Before the checkpoint: a run that resumes from it would lack the evaluation for good.
+                if evaluate is not None and run.eval_steps and self.step % run.eval_steps == 0 and not is_last:
+                    self._evaluate(evaluate, draw, output_dir / SAMPLES_DIR / f"step-{self.step:06d}.png")
+                self._save_or_stop()
+            progress.close()
+
+    def _start(self, output_dir: Path) -> Path:
+        setup, run, accelerator = self.setup, self.run, self.accelerator
+        prepare_output_dir(accelerator, run, self.lock, setup.checkpoint)
+        if setup.checkpoint is not None:
+            self.step = self.saved_step = load_checkpoint(setup.checkpoint, setup.model, self.ema, self.stateful)
+
+        def start_files() -> None:
+            steps, by_steps = run.max_train_steps - self.step, run.checkpointing_steps
+            checkpoints = max(steps // by_steps if by_steps else 0, int(run.checkpointing_minutes > 0)) if steps else 0
+            kept = run.checkpoints_total_limit + 1 - len(list_checkpoints(output_dir))
+            check_space(output_dir, tensor_bytes(setup.model.state_dict()), checkpoints, max(kept, 1))
+            write_json(output_dir / DATA_SUMMARY_FILE, setup.data.summary.to_dict())
+            setup.tracker.rewind(None if setup.checkpoint is None else setup.checkpoint / METRICS_FILE)
+
+        on_main_process(accelerator, start_files)
+        accelerator.init_trackers(setup.name)
+        self._saved_at = time.monotonic()
+        return output_dir
+
+    def _evaluate(self, evaluate: Evaluate, draw: Draw | None, picture: Path) -> None:
+        with self.ema.scope():
+            if draw is not None and self.accelerator.is_main_process:
+                picture.parent.mkdir(exist_ok=True)
+                draw(picture)
+                sync(picture)
+            self.accelerator.log(dict(evaluate()), step=self.step)
         self.averages.restart_clock()
-        while self.step < run.max_train_steps:
-            self.take_step()
-            progress.update()
-            is_last = self.step == run.max_train_steps
-            if is_last or self.step % run.logging_steps == 0:
-                metrics = self.averages.compute(accelerator)
-                self.latent_watch.watch(metrics, self.step)
-                progress.set_postfix({short: f"{metrics[key]:.3g}" for short, key in shown.items() if key in metrics})
-                rates = {f"{group['name']}_learning_rate": group["lr"] for group in self.optimizer.param_groups}
-                accelerator.log({**metrics, **rates, "nonfinite_steps": self.guard.total}, step=self.step)
-            if run.checkpointing_steps and self.step % run.checkpointing_steps == 0:
-                settings, total_limit = self.setup.settings, run.checkpoints_total_limit
-                save_checkpoint(accelerator, output_dir, self.step, model, self.stateful, settings, total_limit)
-            if evaluate is not None and run.eval_steps and self.step % run.eval_steps == 0 and not is_last:
-                with self.ema.scope():
-                    if draw is not None and accelerator.is_main_process:
-                        (output_dir / SAMPLES_DIR).mkdir(exist_ok=True)
-                        draw(output_dir / SAMPLES_DIR / f"step-{self.step:06d}.png")
-                    accelerator.log(dict(evaluate()), step=self.step)
-                self.averages.restart_clock()
-        progress.close()
+
+    def _save_or_stop(self) -> None:
+        """At the end of a step: saves a checkpoint if one is due, and stops if asked to. All processes decide alike."""
+        stop, is_late = self.guard.requests
+        is_planned = bool(self.run.checkpointing_steps) and self.step % self.run.checkpointing_steps == 0
+        self._checkpoint_is_due |= is_planned or bool(is_late)
+        self._stop_signal = self._stop_signal or stop
+        if self.guard.in_a_row:
+            return  # both wait for a step that is applied: while steps are skipped, what is to be saved may be spoilt already
+        if self._stop_signal:
+            raise StopRequested(self._stop_signal)
+        if self._checkpoint_is_due:
+            self.save_checkpoint()
+
+    def save_checkpoint(self) -> None:
+        """Saves a checkpoint. All processes must call it.
+
+        Raises:
+            NoSpaceError: if it does not fit, see [`save_checkpoint`].
+            RuntimeError: if weights are not finite.
+        """
+        self.require_finite_weights()
+        settings, output_dir = self.setup.settings, Path(self.run.output_dir)
+        limit = self.run.checkpoints_total_limit
+        save_checkpoint(
+            self.accelerator, output_dir, self.step, self.setup.model, self.ema, self.stateful, settings, limit
+        )
+        self._checkpoint_is_due, self.saved_step, self._saved_at = False, self.step, time.monotonic()
+        self.averages.restart_clock()
+
+    def require_finite_weights(self) -> None:
+        """Raises a `RuntimeError` if the weights, as trained or averaged, are not finite: such ones never recover."""
+        names = non_finite_names(self.setup.model.named_parameters())
+        with self.ema.scope():
+            names += [f"the average of {name}" for name in non_finite_names(self.setup.model.named_parameters())]
+        if names:
+            raise RuntimeError(
+                f"The weights are not finite after step {self.step} ({', '.join(names[:3])}{', ...' if names[3:] else ''}), so they are "
+                f"not saved. {self.last_checkpoint_text()} Usual causes: learning rates too high or `--warmup_steps` too few."
+            )
+
+    def last_checkpoint(self) -> Path | None:
+        """Returns the last checkpoint in the folder of the run, if there is one."""
+        return next(reversed(list_checkpoints(Path(self.run.output_dir)).values()), None)
+
+    def last_checkpoint_text(self) -> str:
+        """Returns a sentence that names the last checkpoint."""
+        last = self.last_checkpoint()
+        return "There is no checkpoint yet." if last is None else f"The last good checkpoint is {last}."
+
+    def resume_command(self) -> str:
+        """Returns the command that continues this run."""
+        resume = "latest" if self.last_checkpoint() else self.run.resume_from_checkpoint or "latest"
+        precision = self.accelerator.mixed_precision
+        by_launcher = {"mixed_precision": precision} if self.run.mixed_precision is None and precision != "no" else {}
+        return resume_command(resume, **by_launcher)
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Inside this context, a stop signal to any process ends the run on all of them in good order.
+
+        The current step is finished, a checkpoint saved, and the command that resumes is printed. Then the processes exit, with 128 + the
+        number of the signal, see [`StopRequested`].
+        """
+        try:
+            with self.signals:
+                try:
+                    yield
+                except StopRequested:
+                    if self.saved_step != self.step and not self.guard.in_a_row:
+                        self.save_checkpoint()
+                    raise
+        except StopRequested as stop:
+            self.accelerator.print(f"Stopped by {stop} at step {self.step}. {self.last_checkpoint_text()} Resume by:")
+            self.accelerator.print(self.resume_command())
+            self.close()
+            sys.exit(stop.exit_code)
+        except BaseException as error:
+            self.lock.release()
+            if isinstance(error, NoSpaceError) or not is_out_of_space(error):
+                raise
+            path = Path(getattr(error, "filename", None) or self.run.output_dir)
+            raise no_space(path, None, self.last_checkpoint()) from error
+
+    def stop_if_asked(self) -> None:
+        """Stops within [`stoppable`] if a process has received a signal. All processes must call it."""
+        received = torch.tensor([self.signals.received], device=self.accelerator.device)
+        number = max(self._stop_signal, int(self.accelerator.gather(received).max()))
+        if number:
+            raise StopRequested(number)
 
     def time_steps(self) -> None:
         """Takes the steps of a dry run, prints their time and memory, and ends the run. Nothing is written. All processes must call it."""
@@ -194,5 +321,6 @@ class TrainingLoop:
         # The wrapper goes before the process group does: as the group's last owner it would wait, holding Python's lock, for a thread
         # of gloo that may need that lock (https://github.com/pytorch/pytorch/issues/56297).
         self.prepared_model = None
+        self.lock.release()
         self.accelerator.free_memory()
         self.accelerator.end_training()

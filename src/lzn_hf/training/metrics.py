@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +14,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import PartialState
 from accelerate.tracking import GeneralTracker
+from accelerate.utils import gather_object
 from torch import Tensor
+
+from .durable import replace_file
 
 
 logger = logging.getLogger(__name__)
@@ -64,6 +70,19 @@ class MetricAverager:
         metrics["images_per_second"] = self._steps * self.images_per_step / (time.perf_counter() - self._start)
         self.restart_clock()
         return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the scalars since the last call of `compute`, of all processes. All of them must call this."""
+        names = list(self._applied[0]) if self._applied else []
+        values = [[scalars[name].item() for name in names] for scalars in self._applied]
+        return {"names": names, "values": gather_object([values])}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores the scalars of this process, or the means of all if their number is another one now."""
+        processes, everywhere = PartialState(), torch.tensor(state["values"], device=PartialState().device)
+        same = len(everywhere) == processes.num_processes
+        own = everywhere[processes.process_index] if same else everywhere.mean(0)
+        self._applied = [dict(zip(state["names"], scalars, strict=True)) for scalars in own]
 
 
 class LatentWatch:
@@ -121,18 +140,20 @@ class JSONLinesTracker(GeneralTracker):
         return self.path
 
     def log(self, values: dict[str, float], step: int | None = None, **kwargs: Any) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        line = (json.dumps({"step": step, **values}) + "\n").encode()
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            if file.write(line) < len(line):  # a full disk takes the beginning
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
-    def rewind(self, step: int) -> None:
-        """Drops the lines after `step`, which a resumed run writes again, and a truncated last line."""
-        if not self.path.exists():
-            return
-        lines = []
-        for line in self.path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    lines.append(line + "\n")
-            except json.JSONDecodeError:
-                break
-        self.path.write_text("".join(lines))
+    def rewind(self, saved: Path | None) -> None:
+        """Puts the file back to what it was at a checkpoint, at once: a resumed run writes what came after it again.
+
+        Args:
+            saved (`Path`, *optional*): the copy of the file in the checkpoint, if there is a checkpoint and it has one.
+        """
+        if saved is not None and saved.exists():
+            replace_file(self.path, saved.read_bytes())
+        else:
+            self.path.unlink(missing_ok=True)

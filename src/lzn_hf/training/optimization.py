@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -38,6 +38,9 @@ def make_scheduler(optimizer: torch.optim.Optimizer, run: RunArguments) -> Lambd
 class NonFiniteGuard:
     """Decides, identically on all processes, whether a step may change the weights. Stops a run without finite steps.
 
+    Attributes:
+        requests (`list[int]`): what the processes asked for at the last step: the largest number of each, over all processes.
+
     Args:
         max_in_a_row (`int`): number of skipped steps in a row that stops the run.
     """
@@ -46,23 +49,33 @@ class NonFiniteGuard:
         self.max_in_a_row = max_in_a_row
         self.total = 0
         self.in_a_row = 0
+        self.requests: list[int] = []
         self._losses: list[Tensor] = []
 
     def watch(self, loss: Tensor) -> None:
         """Records the loss of a micro-batch."""
         self._losses.append(loss.detach())
 
-    def step_is_finite(self, accelerator: Accelerator, grad_norm: Tensor) -> bool:
+    def step_is_finite(self, accelerator: Accelerator, grad_norm: Tensor, requests: Sequence[int] = ()) -> bool:
         """Returns whether the losses since the last call and the gradient norm are finite on all processes.
 
         If not, the caller must leave weights, averages and schedule unchanged and drop the gradients.
+
+        Args:
+            accelerator (`Accelerator`): the processes. All must call this.
+            grad_norm (`Tensor`): the norm of the gradient.
+            requests (`Sequence[int]`, *optional*): small numbers to agree on, in the same message. They end up in `requests`.
 
         Raises:
             RuntimeError: after `max_in_a_row` non-finite steps in a row.
         """
         finite = torch.isfinite(torch.stack([*self._losses, grad_norm.detach()]).float()).all()
         self._losses = []
-        if bool(accelerator.gather(finite.reshape(1).float()).min() == 1):
+        # One message a step: whether a value is not finite, and the requests; of each, the largest of all processes counts.
+        asked = torch.tensor([0, *requests], dtype=torch.float32, device=finite.device)
+        asked[0] = ~finite
+        trouble, *self.requests = accelerator.gather(asked[None]).amax(0).int().tolist()
+        if not trouble:
             self.in_a_row = 0
             return True
         self.total += 1
@@ -84,3 +97,10 @@ class NonFiniteGuard:
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         self.total, self.in_a_row = state["total"], state["in_a_row"]
+
+
+def non_finite_names(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """Returns the names of the tensors that have a value that is infinite or not a number."""
+    named = list(tensors)
+    finite = [torch.isfinite(tensor).all() for _, tensor in named]
+    return [name for (name, _), is_finite in zip(named, torch.stack(finite).tolist(), strict=True) if not is_finite]

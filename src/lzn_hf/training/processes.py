@@ -7,22 +7,28 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, ProjectConfiguration
+from accelerate.utils import (
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    broadcast_object_list,
+)
 
 from .arguments import RunArguments
 
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 # What the errors of collectives say when another process did not answer in time, or has ended.
 SIGNS_OF_LOST_PROCESSES = ("timed out", "connection closed by peer", "connection reset by peer")
 SECONDS_TO_REPORT = 5.0  # between the processes that gave up
@@ -85,6 +91,27 @@ def check_num_processes(num_processes: int) -> None:
             "alone. Without GPUs, start them by `torchrun --nproc_per_node N` or by `ACCELERATE_USE_CPU=true accelerate launch "
             "--multi_gpu --num_processes N --num_machines 1`."
         )
+
+
+def on_main_process(accelerator: Accelerator, function: Callable[[], T]) -> T:
+    """Calls a function on the main process alone, while the others wait. All processes must call this.
+
+    Returns:
+        What the function returned, on all processes. It must be possible to pickle it.
+
+    Raises:
+        OSError, ValueError: on all processes, if the function raised it on the main one.
+    """
+    outcome: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [function(), None]
+        except (OSError, ValueError) as error:
+            outcome = [None, error]
+    result, error = broadcast_object_list(outcome)
+    if error is not None:
+        raise error
+    return result
 
 
 @contextmanager

@@ -25,6 +25,7 @@ MAY_CHANGE_ON_RESUME = {
     "logging_steps",
     "eval_steps",
     "checkpointing_steps",
+    "checkpointing_minutes",
     "checkpoints_total_limit",
     "resume_from_checkpoint",
     "max_nonfinite_steps",

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from .checkpoints import check_resume, find_checkpoint
 from .dry_run import dry_run_report
 from .metrics import METRICS_FILE, JSONLinesTracker
 from .models import build_model, model_parts, with_saved_image_shape
-from .processes import start_accelerator
+from .processes import on_main_process, start_accelerator
 from .settings import Settings, default_settings, resolve_settings
 from .validation import encode_anchors
 
@@ -124,7 +125,7 @@ def set_up_training(
     transformers.utils.logging.disable_progress_bar()  # that of saving weights would break the training's own
     tracker = JSONLinesTracker(Path(run.output_dir) / METRICS_FILE)
     accelerator = start_accelerator(run, trackers=[tracker])
-    checkpoint = None if run.dry_run else find_checkpoint(run)
+    checkpoint = None if run.dry_run else on_main_process(accelerator, partial(find_checkpoint, run))
     batch_size = micro_batch_size(run, accelerator.num_processes)
     facts: Mapping[str, Any] = data_args.facts if run.dry_run else {}
     if facts:

@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Quality of samples against their cost, as a picture."""
+"""Quality of samples against their cost, and against a scale, as pictures."""
 
 from __future__ import annotations
 
@@ -62,4 +62,42 @@ def plot_quality(
     return draw_figure(figure)
 
 
-__all__ = ["plot_quality"]
+def plot_measures(
+    measures: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    *,
+    xlabel: str,
+    real_images: Mapping[str, float] | None = None,
+    title: str = "",
+) -> Image.Image:
+    """Plots several measures against one quantity, side by side.
+
+    Args:
+        measures (`dict`): for each measure the lines of points by their names, `{"precision": {"guided": [(1, 0.8), (2, 0.9)]}}`. Lines of
+            one name have one colour.
+        xlabel (`str`): name of the quantity.
+        real_images (`dict` of `str` to `float`, *optional*): the value of real images for each measure, drawn as a horizontal line.
+        title (`str`, *optional*, defaults to `""`): heading.
+
+    Returns:
+        `PIL.Image.Image`: 384 x 408 pixels a measure, mode RGB.
+    """
+    figure = new_figure(3.2 * len(measures), 3.4, dpi=120)
+    figure.set_layout_engine("constrained")
+    names = list(dict.fromkeys(name for lines in measures.values() for name in lines))
+    panels = figure.subplots(1, len(measures), squeeze=False)[0]
+    for axes, (measure, lines) in zip(panels, measures.items(), strict=True):
+        for name, points in lines.items():
+            colour = PALETTE[names.index(name) % len(PALETTE)]
+            axes.plot(*zip(*sorted(points), strict=True), color=colour, marker="o", markersize=4, label=name)
+        if real_images is not None and measure in real_images:
+            axes.axhline(real_images[measure], color="0.4", linestyle=":", linewidth=1.2, label="real images")
+        axes.set_title(measure, fontsize=10)
+        axes.set_xlabel(xlabel)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10, color="0.25")
+    return draw_figure(figure)
+
+
+__all__ = ["plot_measures", "plot_quality"]
