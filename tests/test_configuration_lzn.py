@@ -114,7 +114,9 @@ def test_labels_given_to_from_pretrained(saved_model, tmp_path, cls):
 def test_the_number_of_labels_given_to_from_pretrained(saved_model):
     saved, folder = saved_model
     same = LZNModel.from_pretrained(folder, num_labels=3)
-    assert same.config.label2id == {"a": 0, "b": 1, "c": 2} and torch.equal(same.label_anchors(), saved.label_anchors())
+    assert same.config.label2id == {"a": 0, "b": 1, "c": 2} and torch.equal(
+        same.label_anchors(), saved.label_anchors()
+    )
     more = LZNModel.from_pretrained(folder, num_labels=4, ignore_mismatched_sizes=True)
     assert more.config.label2id == {f"LABEL_{i}": i for i in range(4)} and more.label_anchors().shape == (4, 6)
     assert LZNConfig.from_pretrained(folder, id2label=None, label2id=None).id2label == saved.config.id2label

@@ -37,6 +37,8 @@ def test_samples_do_not_depend_on_the_number_of_processes(tmp_path, num_processe
             images = f"{text} pixel_values"
             assert made[images].shape == one[images].shape == (COUNT, 1, 8, 8)
             off = (made[images].int() - one[images].int()).abs()
-            assert off.max() <= 1 and (off > 0).float().mean() < 0.01, off.max()  # a rounding to the other side of a half
+            assert off.max() <= 1 and (off > 0).float().mean() < 0.01, (
+                off.max()
+            )  # a rounding to the other side of a half
             assert torch.equal(made[f"{text} labels"], one[f"{text} labels"])
     assert one["heun:2 pixel_values"].float().std(0).mean() > 1  # and not one sample seven times

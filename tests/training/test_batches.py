@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -87,7 +89,7 @@ def test_a_batch_is_split_over_processes_in_order(count):
     assert all(len(batch) == 4 for batch in whole)
     for processes in (2, 4):
         shares = zip(*(epochs(index, processes) for index in range(processes)), strict=True)
-        assert [sum(share, []) for share in shares] == whole
+        assert [list(itertools.chain(*share)) for share in shares] == whole
 
 
 def test_data_that_fill_no_batch_do_not_loop_forever():

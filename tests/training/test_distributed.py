@@ -8,7 +8,6 @@ import re
 import shutil
 import weakref
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
