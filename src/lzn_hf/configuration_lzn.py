@@ -15,6 +15,33 @@ logger = logging.getLogger(__name__)
 
 LABEL_FIELDS = ("id2label", "label2id", "num_labels")
 
+# The largest value of each number, far above every network that was ever published: a damaged or hostile file is refused before anything
+# is built. Of lists, the largest of their numbers.
+MAXIMA = {
+    "image_size": 4096,
+    "num_channels": 64,
+    "latent_dim": 65_536,
+    "latent_num_steps": 10_000,
+    "alignment_num_steps": 10_000,
+    "alignment_noise_scales": 1e6,
+    "num_reference_anchors": 1_000_000,
+    "num_prediction_draws": 10_000,
+    "num_labels": 100_000,
+    "encoder_head_layers": 100,
+    "encoder_depths": 1000,
+    "encoder_widths": 16_384,
+    "encoder_tap_channels": 4096,
+    "encoder_tap_hidden_dim": 65_536,
+    "encoder_tap_layers": 100,
+    "encoder_base_channels": 8192,
+    "decoder_base_channels": 8192,
+    "encoder_channel_multipliers": 64,
+    "decoder_channel_multipliers": 64,
+    "encoder_num_res_blocks": 100,
+    "decoder_num_res_blocks": 100,
+}
+MAX_LENGTH = 100  # of a list of numbers
+
 
 @strict
 class LZNConfig(PreTrainedConfig):
@@ -199,6 +226,13 @@ class LZNConfig(PreTrainedConfig):
             if not ok:
                 raise ValueError(f"`{name}` must be {wanted}, got {getattr(self, name)!r}.")
 
+        for name, maximum in MAXIMA.items():
+            value = getattr(self, name)
+            largest = max(value, default=0) if isinstance(value, list) else value
+            check(name, largest is None or largest <= maximum, f"at most {maximum:,}")
+        for name, value in vars(self).items():
+            if isinstance(value, list) and len(value) > MAX_LENGTH and name in type(self).__annotations__:
+                raise ValueError(f"`{name}` must be a list of at most {MAX_LENGTH} numbers, got {len(value)}.")
         for name in ("image_size", "num_channels", "latent_dim", "latent_num_steps", "alignment_num_steps"):
             check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("encoder_tap_channels", "encoder_tap_hidden_dim", "encoder_tap_layers", "encoder_head_layers"):

@@ -26,6 +26,9 @@ from .images_lzn import (
 )
 
 
+MAX_SIZE = 16_384  # a damaged or hostile file could ask for more than the memory
+
+
 class LZNImageProcessor(PilBackend):
     r"""
     Brings images to a size and maps them to [-1, 1], as [`LZNModel`] expects them; `postprocess` goes the other way.
@@ -86,6 +89,8 @@ class LZNImageProcessor(PilBackend):
             raise ValueError(f"`image_mean` and `image_std` must be equally long, got {mean} and {std}.")
         if size is not None and not (size.height and size.width):
             raise ValueError(f"`size` must be {{'height': ..., 'width': ...}}, got {size}.")
+        if size is not None and max(size.height, size.width) > MAX_SIZE:
+            raise ValueError(f"`size` must be at most {MAX_SIZE} in height and width, got {size}.")
         if kwargs["crop_size"] is not None:
             raise ValueError(f"`crop_size` must be None, as images are cropped to `size`, got {kwargs['crop_size']}.")
         return kwargs

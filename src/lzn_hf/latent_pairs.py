@@ -183,19 +183,21 @@ def _directions(anchors: Tensor, neighbours: Tensor, isolated: Tensor) -> tuple[
 def _solve(x: Tensor, shift: Tensor, log_weight: Tensor) -> Tensor:
     """y with `log(Phi(y) + w Phi(y - shift)) = log Phi(x)`, w and shift not negative, all (B,); differentiable."""
 
-    def excess(y: Tensor) -> Tensor:
-        return torch.logaddexp(log_ndtr(y), log_weight + log_ndtr(y - shift)) - log_ndtr(x)
+    def log_mass(y: Tensor) -> Tensor:
+        own, other = log_ndtr(torch.stack([y, y - shift]))
+        return torch.logaddexp(own, log_weight + other)
 
     with torch.no_grad():
+        target = log_ndtr(x)
         # log Phi(y) <= -y^2 / 2 below 0, and the left side is at most log(1 + w) + log Phi(y): that bounds y from below.
-        low = -(2 * (torch.logaddexp(log_weight, torch.zeros_like(x)) - log_ndtr(x))).sqrt()
-        y = find_zero(excess, low, x)
+        low = -(2 * (torch.logaddexp(log_weight, torch.zeros_like(x)) - target)).sqrt()
+        y = find_zero(lambda y: log_mass(y) - target, low, x)
         slope = torch.logaddexp(_log_pdf(y), log_weight + _log_pdf(y - shift))
-        slope = (slope - torch.logaddexp(log_ndtr(y), log_weight + log_ndtr(y - shift))).exp()
+        slope = (slope - log_mass(y)).exp()
     if not torch.is_grad_enabled():
         return y
     # One step of Newton's method: it does not change the value, and has the derivatives of the implicit function.
-    return y - excess(y) / slope
+    return y - (log_mass(y) - log_ndtr(x)) / slope
 
 
 def _log_pdf(x: Tensor) -> Tensor:

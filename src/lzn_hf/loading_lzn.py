@@ -49,7 +49,7 @@ class WholeWeights:
             name = os.fspath(pretrained_model_name_or_path)
             _check_keys(model, info, name, kwargs.get("ignore_mismatched_sizes", False))
             location = {key: value for key, value in kwargs.items() if key in LOCATION_ARGUMENTS}
-            _check_types(name, kwargs.get("variant"), location)
+            _check_types(model, name, kwargs.get("variant"), location)
             _check_finite(model, name)
         return (model, info) if with_info else model
 
@@ -74,14 +74,20 @@ def _check_keys(model: nn.Module, info: dict[str, Any], name: str, fresh_labels:
         )
 
 
-def _check_types(name: str, variant: str | None, location: dict[str, Any]) -> None:
-    """Raises a `ValueError` for a file of weights with tensors that are not floating point."""
+def _check_types(model: nn.Module, name: str, variant: str | None, location: dict[str, Any]) -> None:
+    """Raises a `ValueError` for a file of weights with tensors that are not floating point, but counters of the model."""
+    state = model.state_dict().items()
+    counters = tuple({name.rpartition(".")[2] for name, value in state if not value.is_floating_point()})
     config: Any = cached_file(name, "config.json", local_files_only=not os.path.isdir(name), **location)
     weights = "model*.safetensors" if variant is None else f"model.{variant}*.safetensors"
     for path in sorted(Path(config).parent.glob(weights)):
         with safe_open(path, framework="pt") as file:
             types = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # no mapping
-        if wrong := sorted(f"{key} ({dtype})" for key, dtype in types.items() if dtype not in FLOATING_TYPES):
+        if wrong := sorted(
+            f"{key} ({dtype})"
+            for key, dtype in types.items()
+            if dtype not in FLOATING_TYPES and not key.endswith(counters)
+        ):
             raise ValueError(f"the weights in {str(path)!r} must be floating point, got {_listed(wrong)}.")
 
 

@@ -246,6 +246,17 @@ def test_augmentation_repeats_with_its_generator_only():
     assert torch.equal(by_default, to_pixel_values(images, flip=True, shift=2))
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_augment_the_images_of_a_batch_as_one_process_does(count):
+    images = channels_first(random_images(12))
+
+    def augment(images: torch.Tensor, **share: int) -> torch.Tensor:
+        return to_pixel_values(images, flip=True, shift=2, generator=torch.Generator().manual_seed(1), **share)
+
+    shares = [augment(part, process_index=i, num_processes=count) for i, part in enumerate(images.chunk(count))]
+    assert torch.equal(torch.cat(shares), augment(images))
+
+
 # Bad input
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.views import seeded
 
-from lzn_hf.data.views import IMAGENET_VIEWS, JITTER, ViewSettings, draw_parameters
+from lzn_hf.data.views import IMAGENET_VIEWS, JITTER, ViewSettings, draw_parameters, random_views
 
 
 COUNT = 20_000
@@ -94,3 +94,19 @@ def test_settings_with_one_seed_differ_only_in_what_they_name():
         else:
             assert torch.equal(values, getattr(other, name)), name
         assert values.shape == (50,) and values.dtype == torch.float32
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_draw_the_views_of_a_batch_as_one_process_does(count):
+    whole, order = draw_parameters(IMAGENET_VIEWS, 12, 16, 16, seeded())
+    shares = [draw_parameters(IMAGENET_VIEWS, 12 // count, 16, 16, seeded(), i, count) for i in range(count)]
+    assert all(own_order == order for _, own_order in shares)
+    for values, parts in zip(whole, zip(*(share for share, _ in shares), strict=True), strict=True):
+        assert torch.equal(torch.cat(parts), values)
+    images = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8, generator=seeded(1))
+    views = random_views(images, IMAGENET_VIEWS, size=8, generator=seeded())
+    halves = [
+        random_views(part, IMAGENET_VIEWS, size=8, generator=seeded(), process_index=i, num_processes=2)
+        for i, part in enumerate(images.chunk(2))
+    ]
+    torch.testing.assert_close(torch.cat(halves), views, rtol=0, atol=1e-5)

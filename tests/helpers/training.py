@@ -8,13 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator, DataLoaderConfiguration, debug_launcher
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import load_file
@@ -126,6 +127,25 @@ def forget_accelerators() -> None:
 def accelerator_fixture() -> Iterator[Accelerator]:
     yield new_accelerator()
     forget_accelerators()
+
+
+def run_on(num_processes: int, function: Callable[[Accelerator], Any], folder: Path) -> list:
+    """What `function(accelerator)` returns on each process."""
+    forget_accelerators()  # the processes are forks of this one
+
+    def save_result() -> None:
+        accelerator = new_accelerator()
+        assert accelerator.num_processes == num_processes
+        torch.save(function(accelerator), folder / f"result-{num_processes}-{accelerator.process_index}.pt")
+
+    if num_processes == 1:
+        save_result()
+        forget_accelerators()
+    else:
+        debug_launcher(save_result, num_processes=num_processes)
+    return [
+        torch.load(folder / f"result-{num_processes}-{index}.pt", weights_only=True) for index in range(num_processes)
+    ]
 
 
 def launch(*command: str | Path, timeout: float = 240) -> str:

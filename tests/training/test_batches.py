@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+from accelerate.data_loader import prepare_data_loader
 from helpers.training import ToyStream, accelerator_fixture, toy_images  # noqa: F401 (a fixture)
 from torch.utils.data import IterableDataset
 
@@ -26,7 +29,7 @@ def test_a_batch_larger_than_the_data_is_an_error():
         make_train_loader(toy_images(7), batch_size=4, num_processes=2)
 
 
-def test_random_numbers_depend_on_seed_step_micro_batch_and_process_only():
+def test_random_numbers_depend_on_seed_step_micro_batch_and_dropout_on_the_process():
     generator = torch.Generator()
 
     def draw(*position: int) -> tuple[list[float], list[float]]:
@@ -36,7 +39,9 @@ def test_random_numbers_depend_on_seed_step_micro_batch_and_process_only():
     first = draw(0, 1, 2, 3)
     torch.rand(7), torch.rand(5, generator=generator)
     assert draw(0, 1, 2, 3) == first
-    draws = [first, *(draw(*position) for position in [(1, 1, 2, 3), (0, 0, 2, 3), (0, 1, 1, 3), (0, 1, 2, 0)])]
+    other = draw(0, 1, 2, 0)
+    assert other[1] == first[1] and other[0] != first[0]
+    draws = [first, *(draw(*position) for position in [(1, 1, 2, 3), (0, 0, 2, 3), (0, 1, 1, 3)])]
     streams = [tuple(stream) for pair in draws for stream in pair]
     assert len(set(streams)) == len(streams)  # also: dropout and noise do not share a stream
 
@@ -62,6 +67,29 @@ def test_batches_continue_where_they_stopped(accelerator, streamed):
         resumed.load_state_dict(state)
         iterator = iter(resumed)
         assert [next(iterator)["labels"].tolist() for _ in range(10 - start)] == expected[start:], start
+
+
+@pytest.mark.parametrize("count", [8, 11, 12, 13, 15, 16])
+def test_a_batch_is_split_over_processes_in_order(count):
+    """Row r B + b of a batch of one process is row b of process r, up to the images that no batch takes, in every epoch."""
+
+    def epochs(index: int, processes: int) -> list[list[int]]:
+        dataset = toy_images(count, num_labels=count)
+        loader = prepare_data_loader(
+            make_train_loader(dataset, 4 // processes, processes),
+            num_processes=processes,
+            process_index=index,
+            use_seedable_sampler=True,
+            data_seed=3,
+        )
+        batches = iter(EndlessBatches(loader))
+        return [next(batches)["labels"].tolist() for _ in range(3 * (count // 4))]
+
+    whole = epochs(0, 1)
+    assert all(len(batch) == 4 for batch in whole)
+    for processes in (2, 4):
+        shares = zip(*(epochs(index, processes) for index in range(processes)), strict=True)
+        assert [list(itertools.chain(*share)) for share in shares] == whole
 
 
 def test_data_that_fill_no_batch_do_not_loop_forever():

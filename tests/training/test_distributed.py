@@ -8,7 +8,6 @@ import re
 import shutil
 import weakref
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +21,7 @@ from helpers.training import (
     ToyStream,
     forget_accelerators,
     launch,
-    new_accelerator,
+    run_on,
     tiny_model,
     toy_images,
     write_image_folder,
@@ -40,25 +39,6 @@ from lzn_hf.training.validation import calibrate, encode_anchors, measure_accura
 
 
 EXAMPLES = ROOT / "examples"
-
-
-def run_on(num_processes: int, function, folder: Path) -> list:
-    """What `function(accelerator)` returns on each process."""
-    forget_accelerators()  # the processes are forks of this one
-
-    def save_result() -> None:
-        accelerator = new_accelerator()
-        assert accelerator.num_processes == num_processes
-        torch.save(function(accelerator), folder / f"result-{num_processes}-{accelerator.process_index}.pt")
-
-    if num_processes == 1:
-        save_result()
-        forget_accelerators()
-    else:
-        debug_launcher(save_result, num_processes=num_processes)
-    return [
-        torch.load(folder / f"result-{num_processes}-{index}.pt", weights_only=True) for index in range(num_processes)
-    ]
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor], prefix: str = "") -> bool:

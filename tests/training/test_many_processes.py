@@ -26,13 +26,17 @@ from torch.multiprocessing import start_processes
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lzn_hf.training import setup
+from lzn_hf.training.checkpoints import STATE_FILE
 
 
 NUM_STEPS = 20
 MIDDLE = f"checkpoint-{NUM_STEPS // 2}"
 VIEWS = "--config_overrides decoder_type=null"
+JOINT = "--random_flip --max_shift 1 --samples_per_label 1 --num_inference_steps 1"
+JOINT += " --config_overrides alignment_noise_scales=[1.0,0.5]"  # one more draw
 SCRIPTS = {
-    "joint": (train_joint, "--random_flip --max_shift 1 --samples_per_label 1 --num_inference_steps 1"),
+    "joint": (train_joint, JOINT),
+    "accumulated": (train_joint, f"{JOINT} --gradient_accumulation_steps 2"),
     "unconditional": (train_unconditional, "--random_flip --max_shift 1 --num_samples 1 --num_inference_steps 1"),
     "representation": (train_representation, VIEWS),
     "moco": (train_representation, f"{VIEWS} --method moco --queue_size 20"),
@@ -89,9 +93,9 @@ def train(tmp_path) -> Callable[..., Trained]:
         argv += f"--checkpointing_steps {NUM_STEPS // 2}".split()
         run_script(script, [*argv, *flags], num_processes, double)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        weights = load_file(folder / f"checkpoint-{NUM_STEPS}" / "model.safetensors")
         losses = [line["loss"] for line in lines if "loss" in line]
-        return Trained(losses, weights, load_file(folder / "model.safetensors"))
+        state = torch.load(folder / f"checkpoint-{NUM_STEPS}" / STATE_FILE, weights_only=True)
+        return Trained(losses, state["model"], load_file(folder / "model.safetensors"))
 
     return train
 
@@ -112,7 +116,6 @@ def assert_equal(result: Trained, expected: Trained) -> None:
 def start_over_from_the_middle(run: Path, folder: Path) -> None:
     """Gives a run's first half to another folder, to go on there."""
     shutil.copytree(run / MIDDLE, folder / MIDDLE)
-    shutil.copy(run / "metrics.jsonl", folder)
 
 
 @pytest.mark.parametrize("name", ["joint", "unconditional", "representation"])
@@ -128,6 +131,7 @@ def test_two_processes_continue_the_run_of_one(tmp_path, train):
     assert_equal(train("moco", 2, tmp_path / "two", "--resume_from_checkpoint", "latest"), one)
 
 
+@pytest.mark.slow
 def test_in_float32_the_place_of_all_anchors_together_is_left_to_chance(tmp_path, train):
     """What the encoder adds to all anchors alike, which changes no latent and no score, and nothing else."""
     one, two = (train("joint", count, tmp_path / str(count), double=False) for count in (1, 2))
@@ -145,7 +149,8 @@ def test_in_float32_the_place_of_all_anchors_together_is_left_to_chance(tmp_path
 def test_four_processes_train_as_one_and_continue_as_two(tmp_path, train, name):
     if name == "simclr":
         pytest.importorskip("pytorch_metric_learning", reason="simclr_loss is that of pytorch-metric-learning")
-    one, four = (train(name, count, tmp_path / str(count)) for count in (1, 4))
+    double = name != "classifier"  # which asks for float32, and has no such shift
+    one, four = (train(name, count, tmp_path / str(count), double=double) for count in (1, 4))
     assert_equal(four, one)
     start_over_from_the_middle(tmp_path / "4", tmp_path / "2")
-    assert_equal(train(name, 2, tmp_path / "2", "--resume_from_checkpoint", "latest"), one)
+    assert_equal(train(name, 2, tmp_path / "2", "--resume_from_checkpoint", "latest", double=double), one)

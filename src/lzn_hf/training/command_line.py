@@ -148,7 +148,8 @@ def run_as_script(main: Callable[[], object]) -> None:
     """Calls the `main` of a script. A mistake of the user is one line `error: ...` on stderr, with exit code 2.
 
     Mistakes are `OSError`s, and `ValueError`s of this package, the script or the Hugging Face libraries. Anything else is a bug and keeps
-    its traceback, an error of processes that do not answer with [`explain_lost_processes`]. Of several processes the main one reports the error; another does so only if the main one does not end.
+    its traceback; that of a process that waits in vain for others is explained, see [`explain_lost_processes`]. Of several processes the
+    main one reports the error; another does so only if the main one does not end.
 
     Args:
         main (`Callable`): the function to call.

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 # What the errors of collectives say when another process did not answer in time, or has ended.
-SIGNS_OF_LOST_PROCESSES = ("timed out", "connection closed by peer", "connection reset by peer")
+SIGNS_OF_LOST_PROCESSES = ("timed out", "timeout", "connection closed by peer", "connection reset by peer")
 SECONDS_TO_REPORT = 5.0  # between the processes that gave up
 
 
@@ -124,8 +124,9 @@ def explain_lost_processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        is_lost = any(sign in str(error).lower() for sign in SIGNS_OF_LOST_PROCESSES)
-        if not is_lost or not dist.is_initialized():
+        text = str(error).lower()
+        is_of_collective = dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in text)
+        if not is_of_collective or not any(sign in text for sign in SIGNS_OF_LOST_PROCESSES):
             raise
         raise RuntimeError(_explanation(silent_processes())) from error
 
