@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ import torch
 from lzn_hf.training.checkpoints import SAMPLES_DIR, list_checkpoints
 from lzn_hf.training.command_line import run_as_script
 from lzn_hf.training.metrics import METRICS_FILE
+from lzn_hf.training.settings import DATA_SUMMARY_FILE
 
 from .training import forget_accelerators, weights
 
@@ -47,16 +49,48 @@ def finish(process: Any, timeout: float = 240) -> int:
     return process.exitcode
 
 
-def kill_at_random(start: Callable[[], Any], folder: Path, kills: int, duration: float, seed: int) -> list[int]:
+def begins(process: Any, folder: Path, before: int = 0) -> bool:
+    """Whether a run has begun to take steps: it has written its summary of the data, anew if it was there at the time `before` (ns)."""
+    summary = folder / DATA_SUMMARY_FILE
+    return not process.is_alive() or (summary.exists() and summary.stat().st_mtime_ns > before)
+
+
+def wait_for(condition: Callable[[], bool], timeout: float = 240) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"not in {timeout} s"
+        time.sleep(0.005)
+
+
+def run_undisturbed(start: Callable[[], Any], folder: Path) -> float:
+    """Lets a run come to its end. The seconds from its first step on."""
+    process = start()
+    wait_for(lambda: begins(process, folder))
+    begin = time.monotonic()
+    assert finish(process) == 0
+    return time.monotonic() - begin
+
+
+def kill_at_random(
+    start: Callable[[], Any], folder: Path, kills: int, pause: float, last: int, seed: int
+) -> list[int]:
     """Starts a run again and again and kills it at a random moment, until that many were killed; then lets it finish.
+
+    The moments are spread over the run however fast it is: each comes up to `pause` seconds after the run has reached a random step. The
+    first of five comes as early after the start of the process.
 
     Returns:
         `list[int]`: the step of the last checkpoint at each kill.
     """
     draw, steps = random.Random(seed), []
+    targets = sorted(draw.randint(0, last) for _ in range(kills))
     while len(steps) < kills:
+        target, now = targets[len(steps)], time.time_ns()
         process = start()
-        process.join(draw.uniform(0, duration))
+        if len(steps) % 5:
+            wait_for(lambda: begins(process, folder, now))
+            wait_for(lambda: not process.is_alive() or max(list_checkpoints(folder), default=0) >= target)
+        process.join(draw.uniform(0, pause))
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             process.join()
