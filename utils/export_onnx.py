@@ -3,6 +3,7 @@
 
     embed.onnx      pixel_values (B, C, H, W) in [-1, 1]          -> embeddings (B, F)
     classify.onnx   pixel_values                                  -> log_probs (B, num_labels); reference anchors inside
+    latents.onnx    labels (B,), noise (B, D)                     -> latents (B, D) in the zones of the labels, for the decoder
     decoder.onnx    sample (B, C, H, W), t (B,), latents (B, D), labels (B,), as far as the model takes them -> velocity (B, C, H, W)
 
 Each file is run by onnxruntime on random inputs of three batch sizes and compared with the model.
@@ -36,7 +37,12 @@ A file runs without PyTorch:
 """
 BATCH_SIZES = (3, 1, 5)  # the first is traced
 TOLERANCE = 1e-4  # of the largest difference, absolute or relative to values above 1
-PARTS = {"embed": "embeddings", "classify": "log_probs", "decoder": "velocity"}  # with the names of their outputs
+PARTS = {
+    "embed": "embeddings",
+    "classify": "log_probs",
+    "latents": "latents",
+    "decoder": "velocity",
+}  # with the names of their outputs
 
 
 class Part(nn.Module):
@@ -53,20 +59,26 @@ class Part(nn.Module):
         t: Tensor | None = None,
         latents: Tensor | None = None,
         labels: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """The output of the part; the inputs are those of [`make_inputs`]."""
         if self.part == "embed":
             return self.model.get_image_features(pixel_values)
         if self.part == "classify":
             return self.model.classify_images(pixel_values)
+        if self.part == "latents":
+            return self.model.get_label_latents(labels, noise)
         return self.model.predict_velocity(sample, t, latents, labels)
 
 
 def available_parts(model: LZNModel) -> list[str]:
     """The parts that a model has."""
     parts = [] if model.encoder is None else ["embed"]
-    if model.label_anchors is not None and model.reference_anchors is not None:
+    references = model.reference_anchors
+    if model.label_anchors is not None and references is not None and references.weight.any():
         parts.append("classify")
+    if model.label_anchors is not None and model.decoder is not None:
+        parts.append("latents")
     return parts + ([] if model.decoder is None else ["decoder"])
 
 
@@ -74,8 +86,11 @@ def make_inputs(model: LZNModel, part: str, batch_size: int) -> dict[str, Tensor
     """Random inputs of a part by name."""
     config: Any = model.config
     images = 2 * torch.rand(batch_size, config.num_channels, config.image_size, config.image_size) - 1
-    if part != "decoder":
+    if part in ("embed", "classify"):
         return {"pixel_values": images}
+    if part == "latents":
+        labels = torch.randint(config.num_labels, (batch_size,))
+        return {"labels": labels, "noise": torch.randn(batch_size, config.latent_dim)}
     inputs = {"sample": images, "t": torch.rand(batch_size)}
     if model.encoder is not None:
         inputs["latents"] = torch.randn(batch_size, config.latent_dim)
@@ -157,7 +172,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 LACKS = {
     "embed": "an image encoder",
-    "classify": "labels with an image encoder, or reference anchors (`model.set_reference_anchors`)",
+    "classify": "labels with an image encoder, or reference anchors that are set (`model.set_reference_anchors`)",
+    "latents": "labels with an image encoder, or an image decoder",
     "decoder": "an image decoder",
 }
 

@@ -313,7 +313,7 @@ class NCSNppDecoder(nn.Module):
         self.num_labels = num_labels
         self.fir_kernel = fir_kernel
         self.scale_by_sigma = scale_by_sigma
-        self.min_time = FOURIER_MIN_TIME if time_embedding == "fourier" else 0
+        self.min_time = FOURIER_MIN_TIME if time_embedding == "fourier" else 0.0
         self.condition_embedding = ConditionEmbedding(
             latent_dim, num_labels, base_channels, time_embedding, fourier_scale
         )
@@ -344,7 +344,7 @@ class NCSNppDecoder(nn.Module):
             got = "None" if labels is None else "a tensor"
             raise ValueError(f"`labels` are needed if and only if `num_labels` (= {self.num_labels}) > 0, got {got}.")
         t = t.to(torch.promote_types(t.dtype, torch.float32))
-        steps = t.clamp(self.min_time, 1) * TIME_SCALE
+        steps = t.clamp(self.min_time, 1.0) * TIME_SCALE
         embedding = self.condition_embedding(steps, latents, labels)
         pyramid, hidden = sample, self.conv_in(sample)
         velocity: torch.Tensor | None = None

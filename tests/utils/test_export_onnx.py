@@ -13,6 +13,24 @@ from lzn_hf import LZNModel
 
 PUBLISHED = {"latent_solver": "dpmsolver++", "alignment_solver": "euler"}
 FEW_STEPS = {"latent_num_steps": 3, "alignment_num_steps": 3}
+# What the published models of 256 pixels have.
+LARGE = {f"{part}_fir_kernel": [1, 3, 3, 1] for part in ("encoder", "decoder")}
+LARGE |= {"encoder_input_skip": "sum", "decoder_input_skip": "sum", "decoder_output_skip": True}
+LARGE |= {"decoder_time_embedding": "fourier", "decoder_scale_by_sigma": True, "num_labels": 0}
+VIT = {
+    "model_type": "vit",
+    "hidden_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+BACKBONE = {
+    "encoder_type": "transformers",
+    "encoder_head_layers": 1,
+    "decoder_type": None,
+    "num_labels": 0,
+    "latent_dim": 64,
+}
 
 
 def save_model(folder, num_references=12, **changes) -> None:
@@ -28,12 +46,17 @@ def save_model(folder, num_references=12, **changes) -> None:
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        (PUBLISHED, ["embed", "classify", "decoder"]),
+        (PUBLISHED, ["embed", "classify", "latents", "decoder"]),
+        (LARGE, ["embed", "decoder"]),
+        (
+            {**BACKBONE, "encoder_backbone": {**VIT, "patch_size": 4, "image_size": 8, "input_size": [12, 16]}},
+            ["embed"],
+        ),
         ({**TINY_RESNET, "encoder_small_images": True, "decoder_type": None, "num_labels": 0}, ["embed"]),
         ({"encoder_type": None}, ["decoder"]),
         pytest.param(
             {"prediction_time": 0.6, "num_prediction_draws": 2},
-            ["embed", "classify", "decoder"],
+            ["embed", "classify", "latents", "decoder"],
             marks=pytest.mark.slow,
         ),
     ],
@@ -62,14 +85,18 @@ def test_a_comparison_sees_other_weights(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--parts", "classify"], "no part 'classify': it lacks labels with an image encoder, or reference anchors"),
+        (
+            ["--parts", "classify"],
+            "no part 'classify': it lacks labels with an image encoder, or reference anchors that are set",
+        ),
         (["--parts", "everything"], "invalid choice"),
     ],
 )
-def test_bad_arguments(tmp_path, capsys, arguments, message):
+@pytest.mark.parametrize("num_reference_anchors", [0, 4])  # with room for four, none is set
+def test_bad_arguments(tmp_path, capsys, arguments, message, num_reference_anchors):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: it comes with the extra `onnx`")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: it comes with the extra `onnx`")
-    save_model(tmp_path, num_references=0)
+    save_model(tmp_path, num_references=0, num_reference_anchors=num_reference_anchors)
     with pytest.raises(SystemExit):
         export_onnx.main([str(tmp_path), *arguments])
     assert message in capsys.readouterr().err and not (tmp_path / "onnx").exists()
