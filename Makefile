@@ -4,13 +4,13 @@
 #            UPSTREAM_ARGS=--allow_offline     (flags of utils/run_upstream_tests.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-upstream coverage bench quality style clean
+.PHONY: help setup demo models docs test test-slow test-upstream coverage bench quality style clean
 
 PYTHON ?= python3
 WORKERS ?= 2
 RUN := .venv/bin/python
 CHECK_DIRS := $(wildcard benchmarks examples metrics src tests utils)
-BENCHMARKS := latent_zones solvers networks sampling training_step data_loading views metrics imports
+BENCHMARKS := latent_zones pool_size solvers networks sampling training_step scaling data_loading streaming views metrics imports pools
 # One thread per process: on two cores, two such processes took a third of the time of one process with two threads.
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0 --durations=15
 
@@ -23,6 +23,13 @@ setup:
 demo: setup  ## train on handwritten digits, generate, classify, embed; results in outputs/demo
 	$(RUN) examples/demo.py --output_dir outputs/demo
 	@echo "Results: $(CURDIR)/outputs/demo"
+
+models: setup  ## train the models that people start from, measured and ready to push, in outputs/models (MODEL_ARGS="--fashion_mnist DIR --emoji DIR")
+	$(RUN) utils/make_models.py $(MODEL_ARGS)
+
+docs: setup  ## build the site of the documentation into outputs/docs, and check its links
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
+	@echo "Site: $(CURDIR)/outputs/docs/index.html (with its search: $(RUN) -m http.server -d outputs/docs)"
 
 test: setup  ## run the tests; report in outputs/test
 	$(PYTEST) --junitxml=outputs/test/report.xml $(PYTEST_ARGS)

@@ -12,16 +12,15 @@ written like the formulas:
     activation      a tensor for the norm and one for SiLU of it
 Both run in turn, without gradients ("forward") and with ("forward + backward", of all weights), after their outputs agreed to 1e-4
 of the largest value. The same rounds time "its convolutions alone", one layer after another in channels_last: the time that
-would be left if the rest cost nothing. Peak memory is that of a process that builds one network and runs it once forward and
-backward, over its imports.
+would be left if the rest cost nothing. "In bfloat16" is ours with weights of this type, as in a pipeline with
+`dtype=torch.bfloat16`; with a backward pass it is autocast, as in training. Its baseline is the plain form in float32, too. Peak
+memory is that of a process that builds one network and runs it once forward and backward, over its imports.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import importlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -30,18 +29,15 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from common import ROOT, Row, median_times, peak_memory, row, run_benchmark
+from common import Row, median_times, peak_memory, row, run_benchmark
 from torch import Tensor, nn
 
 from lzn_hf import LZNConfig, layers_ncsnpp
-from lzn_hf.layers_ncsnpp import AttentionBlock, GroupNormSiLU
+from lzn_hf.commands.published_config import CASES
+from lzn_hf.layers_ncsnpp import AttentionBlock, FourierEmbedding, GroupNormSiLU
 from lzn_hf.layers_scaled import ScaledConv2d, ScaledLinear
 from lzn_hf.networks_lzn import DECODER_ARGUMENTS
 from lzn_hf.networks_ncsnpp import NCSNppDecoder
-
-
-sys.path.insert(0, str(ROOT / "utils"))
-CASES = importlib.import_module("published_format").CASES
 
 
 class Decoder(NamedTuple):
@@ -173,6 +169,20 @@ def one_step(args: argparse.Namespace, case: str) -> Callable[[], None]:
     return lambda: forward_backward(*arrange(*build(args, name), form), form)
 
 
+def in_bfloat16(decoder: NCSNppDecoder) -> NCSNppDecoder:
+    """A copy as `from_pretrained(..., dtype=torch.bfloat16)` loads it, with its Fourier features in float32."""
+    half = copy.deepcopy(decoder).bfloat16()
+    for module, original in zip(half.modules(), decoder.modules(), strict=True):
+        if isinstance(module, FourierEmbedding):
+            module.frequencies = original.frequencies.clone()
+    return half
+
+
+def autocast_forward_backward(decoder: NCSNppDecoder, inputs: dict[str, Tensor]) -> None:
+    with torch.autocast(inputs["sample"].device.type, torch.bfloat16):
+        forward_backward(decoder, inputs, "ours")
+
+
 # Its convolutions alone
 
 
@@ -226,13 +236,29 @@ def decoder_rows(args: argparse.Namespace, name: str) -> list[Row]:
 
     batch, size = inputs["sample"].shape[0], inputs["sample"].shape[2]
     heading = f"{DECODERS[name].title} {size} px, batch {batch}"
-    rows = [row(f"{heading}: largest difference of the forms", error, "of the largest velocity")]
-    convolutions = record_convolutions(*forms["ours"])
-    steps = {"forward": (forward, convolve), "forward + backward": (forward_backward, convolve_backward)}
-    for what, (step, bare_step) in steps.items():
+    network, images = forms["ours"]
+    half = in_bfloat16(network)
+    distance = forward(half, images, "ours").float() - ours.float()
+    half_error = (distance.square().mean() / ours.square().mean()).sqrt().item()
+    rows = [
+        row(f"{heading}: largest difference of the forms", error, "of the largest velocity"),
+        row(f"{heading}: difference in bfloat16", half_error, "rms of the velocity's"),
+    ]
+    convolutions = record_convolutions(network, images)
+    steps = {
+        "forward": (forward, convolve, partial(forward, half, images, "ours")),
+        "forward + backward": (
+            forward_backward,
+            convolve_backward,
+            partial(autocast_forward_backward, network, images),
+        ),
+    }
+    for what, (step, bare_step, half_step) in steps.items():
         functions = {form: partial(step, *forms[form], form) for form in FORMS}
-        seconds = median_times(functions | {"bare": partial(bare_step, convolutions)}, args.repeats)
+        functions |= {"bare": partial(bare_step, convolutions), "half": half_step}
+        seconds = median_times(functions, args.repeats)
         rows.append(row(f"{heading}: {what}", seconds["ours"], "s", baseline=seconds["plain"]))
+        rows.append(row(f"{heading}: {what}, in bfloat16", seconds["half"], "s", baseline=seconds["plain"]))
         rows.append(row(f"{heading}: {what}, its convolutions alone", seconds["bare"], "s"))
     if args.device == "cpu":
         ours, plain = (peak_memory(args, f"{name} {form}") / GIGABYTE for form in FORMS)

@@ -23,13 +23,18 @@ BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 # Title and baseline by the script that wrote a file: `sampling.json`, `sampling_model.json`, `sampling_h100.json`.
 BENCHMARKS = {
     "latent_zones": ("Latent zones", "direct form"),
+    "pool_size": ("Size of the pool", "euler"),
     "solvers": ("Solvers of the latent flow", "baseline"),
     "networks": ("Networks", "plain form"),
     "sampling": ("Sampling", "FlowMatchEuler, or one image a call"),
     "training_step": ("Training step", "plain form, or float32 eager"),
+    "scaling": ("Several processes", "one process"),
     "data_loading": ("Data path", "one image at a time"),
+    "streaming": ("Streams", "the main process decodes for all"),
     "views": ("Random views", "one image at a time"),
     "metrics": ("Metrics of generated images", "formula as written, float64"),
+    "pools": ("Pools of several micro-batches", "gradient accumulation"),
+    "gpu": ("On a GPU", "float32 eager"),
     "imports": ("Imports", "the other import"),
 }
 

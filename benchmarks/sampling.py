@@ -11,7 +11,8 @@ E[x - e | x_t] is a softmax and two lines.
 Errors are root mean squares per pixel against 1,000 classical Runge-Kutta steps in float64 (fixed steps: a decoder that embeds
 sinusoids of 999 t oscillates along t, so adaptive steps miss their tolerance); their baseline is FlowMatchEuler with as many
 evaluations. Throughput is that of `LZNPipeline` with its default scheduler, of the model given or else of the digits preset with
-random weights; its baseline is a call for one image.
+random weights; its baseline is a call for one image. The latency of such a call stands beside its network evaluations alone, which
+took turns with it.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def load_pipeline(args: argparse.Namespace) -> LZNPipeline:
     if args.model:
         pipe = LZNPipeline.from_pretrained(args.model)
     else:
-        settings = json.loads((ROOT / "examples/presets/joint/digits.json").read_text())["model"]
+        settings = json.loads((ROOT / "src/lzn_hf/presets/joint/digits.json").read_text())["model"]
         names = [str(digit) for digit in range(10)]
         pipe = LZNPipeline.from_model(build_model(settings, image_size=8, num_channels=1, label_names=names))
     pipe.set_progress_bar_config(disable=True)
@@ -184,6 +185,29 @@ def throughput_rows(pipe: LZNPipeline, args: argparse.Namespace) -> list[Row]:
     return [row(title.format(size), rates[size], "images/s", baseline=rates[1]) for size in args.batch_sizes]
 
 
+def latency_rows(pipe: LZNPipeline, args: argparse.Namespace) -> list[Row]:
+    """The time of a call for one PIL image, and the part of it that its network evaluations alone do not take."""
+    velocity, _ = decoder_flow(pipe, 1)
+    config = pipe.model.config
+    noise = torch.randn(1, config.num_channels, config.image_size, config.image_size, device=pipe.device)
+
+    def call() -> None:
+        pipe(label=0 if config.num_labels else None, num_inference_steps=args.steps)
+
+    def network() -> None:
+        for k in range(args.steps):
+            velocity(noise, k / args.steps)
+
+    # a call takes milliseconds: its median needs more rounds
+    seconds = median_times({"call": call, "network": network}, 10 * args.repeats, warmup=3)
+    title = f"one image a call, {args.steps} steps"
+    overhead = 100 * (seconds["call"] / seconds["network"] - 1)
+    return [
+        row(f"{title}: latency", 1e3 * seconds["call"], "ms"),
+        row(f"{title}: latency over that of its network evaluations", overhead, "%"),
+    ]
+
+
 @torch.no_grad()
 def measure(args: argparse.Namespace) -> list[Row]:
     if any(evaluations < 2 or evaluations % 2 for evaluations in args.evaluations):
@@ -197,7 +221,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
         velocity = exact = DigitsFlow(args.blur)
         shape, device = (args.images, 1, 8, 8), "cpu"
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(args.seed)).to(device)
-    rows = error_rows(velocity, exact, noise, args) + throughput_rows(pipe, args)
+    rows = error_rows(velocity, exact, noise, args) + throughput_rows(pipe, args) + latency_rows(pipe, args)
     peak = peak_memory(args, "call", batch_sizes=[largest]) / 2**20
     return [*rows, row(f"peak memory of such a call in batches of {largest}, over the model", peak, "MiB")]
 

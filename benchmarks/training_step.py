@@ -4,7 +4,7 @@
     python benchmarks/training_step.py --preset digits fashion-mnist
     python benchmarks/training_step.py --preset cifar10 --batch 256 --device cuda --mixed_precision bf16 --compile
 
-A step is that of `examples/train_joint.py`, by the same functions with the settings of the preset, on random images of the shape
+A step is that of `lzn_hf.train_joint`, by the same functions with the settings of the preset, on random images of the shape
 of its data set: batch from the tensor cache, encoder, latent zones, decoder, alignment, backward, clipping, Adam, moving averages,
 metrics. Three forms run in turn:
     plain      float32, contiguous tensors, the latent flow over all pairs of rows and anchors
@@ -17,8 +17,6 @@ precision.
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -29,25 +27,22 @@ from unittest.mock import patch
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from common import ROOT, Row, median_times, peak_memory, row, run_benchmark, synchronize
+from common import Row, median_times, peak_memory, row, run_benchmark, synchronize
 from latent_zones import direct_latents
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from lzn_hf import zones_lzn
+from lzn_hf import train_joint, zones_lzn
 from lzn_hf.data.images import ImageData, TensorImageDataset
 from lzn_hf.training.arguments import learning_rates
 from lzn_hf.training.batches import make_train_loader
 from lzn_hf.training.loop import TrainingLoop
 from lzn_hf.training.metrics import JSONLinesTracker
 from lzn_hf.training.models import build_model
-from lzn_hf.training.parsing import parse_arguments
+from lzn_hf.training.parsing import PRESETS_DIR, parse_arguments
 from lzn_hf.training.setup import TrainingSetup
 
-
-sys.path.insert(0, str(ROOT / "examples"))
-train_joint = importlib.import_module("train_joint")
 
 ARGUMENTS = {
     "preset": (["digits", "fashion-mnist"], "presets", {"choices": ("cifar10", "digits", "fashion-mnist")}),
@@ -68,7 +63,7 @@ class TrainingStep:
     def __init__(self, preset: str, form: str, args: argparse.Namespace):
         size, channels = SHAPES[preset]
         command = ["--preset", preset, "--output_dir", "unused", "--mixed_precision", "no"]
-        settings = parse_arguments(train_joint.ARGUMENTS, ROOT / "examples/presets/joint", command, description=None)
+        settings = parse_arguments(train_joint.ARGUMENTS, PRESETS_DIR / "joint", command, description=None)
         model_args, data_args, run, joint = settings
         self.batch_size = args.batch or run.total_batch_size
         self.device, self.plain = torch.device(args.device), form == "plain"

@@ -26,12 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import comparison
-from comparison import EXAMPLES, Row, run_script
+from comparison import Row, run_script
 from PIL import Image
 
 from lzn_hf.training.arguments import require_at_least
 from lzn_hf.training.command_line import run_as_script
+from lzn_hf.training.parsing import PRESETS_DIR
 from lzn_hf.visualization.curves import plot_quality
+from lzn_hf.visualization.figures import draw_figure
 
 
 METHODS = {"lzn": "latent zones", "rectified_flow": "rectified flow alone"}
@@ -87,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 def data_flags(args: ComparisonArguments, preset: str) -> list[Any]:
     """The images of a preset, for the scripts that do not know presets."""
-    data = json.loads((EXAMPLES / "presets" / "unconditional" / f"{preset}.json").read_text()).get("data", {})
+    data = json.loads((PRESETS_DIR / "unconditional" / f"{preset}.json").read_text()).get("data", {})
     flags = ["--dataset_name", data.get("dataset_name", "digits")]
     flags += ["--data_dir", args.data_dir] if data.get("dataset_name") == "fashion-mnist" else []
     for name in ("image_size", "max_eval_samples"):
@@ -129,12 +131,13 @@ def plot(runs: Sequence[Row], preset: str) -> Image.Image:
         for name in chosen[0]:
             point = [statistics.mean(one[name][key] for one in chosen) for key in ("evaluations", "frechet_distance")]
             curves.setdefault(title, {}).setdefault(name.partition(":")[0], []).append((point[0], point[1]))
-    return plot_quality(
+    figure = plot_quality(
         curves,
         real_images=statistics.mean(run["real_images"]["frechet_distance"] for run in runs),
         title=f"{preset}; features: {runs[0]['settings']['feature_extractor']}",
         ylabel="Fréchet distance to held-out images",
     )
+    return draw_figure(figure)
 
 
 if __name__ == "__main__":

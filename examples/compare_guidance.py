@@ -40,6 +40,7 @@ from lzn_hf.training.arguments import DataArguments, require_at_least
 from lzn_hf.training.batches import load_data
 from lzn_hf.training.command_line import parse_command_line, run_as_script
 from lzn_hf.visualization.curves import plot_measures
+from lzn_hf.visualization.figures import draw_figure
 from lzn_hf.visualization.grids import image_grid
 
 
@@ -236,7 +237,7 @@ def draw_scales(results: Row, sampler: str) -> Image.Image:
     real = {heading: results["validation"]["real_images"][name] for heading, name in MEASURES.items()}
     settings = results["settings"]
     title = f"{settings['dataset']}: {settings['num_samples']:,} images by {sampler}; features: {settings['feature_extractor']}"
-    return plot_measures(measures, xlabel="guidance scale", real_images=real, title=title)
+    return draw_figure(plot_measures(measures, xlabel="guidance scale", real_images=real, title=title))
 
 
 def draw_samples(args: GuidanceArguments, methods: Sequence[str]) -> Image.Image:

@@ -39,13 +39,12 @@ from typing import Any
 
 import comparison
 import torch
-import train_joint
-from comparison import EXAMPLES, Row, run_script
+from comparison import Row, run_script
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lzn_hf import LZNModel
+from lzn_hf import LZNModel, train_joint
 from lzn_hf.data.batches import image_batches, to_pixel_values
 from lzn_hf.data.images import VALIDATION_SPLIT_NAMES, ImageData
 from lzn_hf.evaluation import generation, representation
@@ -62,7 +61,7 @@ from lzn_hf.training.baselines import LACKS
 from lzn_hf.training.batches import load_data
 from lzn_hf.training.checkpoints import temporary_folder
 from lzn_hf.training.command_line import run_as_script
-from lzn_hf.training.parsing import parse_arguments, source_name
+from lzn_hf.training.parsing import PRESETS_DIR, parse_arguments, source_name
 
 
 METHODS = {"lzn": "joint model", "classifier": "classifier alone", "rectified_flow": "rectified flow alone"}
@@ -248,7 +247,7 @@ def prepare(args: ComparisonArguments) -> Task:
 
 def read_flags(flags: Sequence[str]) -> tuple[Any, ...]:
     """The arguments of `train_joint.py`: of the model, the data, the training and the joint training."""
-    return parse_arguments(train_joint.ARGUMENTS, EXAMPLES / "presets" / "joint", flags)
+    return parse_arguments(train_joint.ARGUMENTS, PRESETS_DIR / "joint", flags)
 
 
 def source_flags(args: ComparisonArguments) -> list[str]:

@@ -30,7 +30,7 @@ from lzn_hf.evaluation.features import process_images
 from lzn_hf.evaluation.results import write_json
 from lzn_hf.modeling_lzn import evaluation_mode
 from lzn_hf.training.arguments import DataArguments, argument_values, require_at_least
-from lzn_hf.training.batches import EndlessBatches, load_data, make_train_loader
+from lzn_hf.training.batches import endless_batches, load_data, make_train_loader
 from lzn_hf.training.command_line import parse_command_line, run_as_script
 from lzn_hf.training.processes import check_num_processes
 
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
     # 3. The loop.
     generator = torch.Generator(device=accelerator.device).manual_seed(args.seed)
-    batches = iter(EndlessBatches(loader))
+    batches = iter(endless_batches(loader))
     progress = tqdm(range(args.max_train_steps), desc="train")
     model.train()
     for step in progress:

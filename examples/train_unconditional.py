@@ -1,113 +1,13 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 """Train a model that generates, reconstructs and embeds images without labels: a Latent Zoning Network (arXiv 2509.15591).
 
-    accelerate launch examples/train_unconditional.py                                     # digits, minutes on a CPU
-    accelerate launch examples/train_unconditional.py --baseline rectified_flow           # the same decoder without latents
-    accelerate launch examples/train_unconditional.py --preset afhq-cat --dry_run         # the published settings: print, do not train
-    accelerate launch examples/train_unconditional.py --data_dir my_images --image_size 64 --output_dir outputs/mine
+    accelerate launch examples/train_unconditional.py --preset digits
 
-The decoder learns the rectified flow from noise to images, given the latents of the images in training and prior noise at sampling.
-Folders need no labels. `docs/your_own_data.md` explains data folders, `docs/training.md` processes, resuming and fine-tuning.
+The script is `lzn_hf.train_unconditional`, which `accelerate launch -m lzn_hf.train_unconditional` starts where there is no copy of the repository.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Literal
-
-import torch
-from torch import Tensor, nn
-
-from lzn_hf import LZNModel
-from lzn_hf.data.batches import to_pixel_values
-from lzn_hf.training.arguments import COMMON_ARGUMENTS, flag, learning_rates, require_at_least
-from lzn_hf.training.baselines import check_parts, remove_part, validation_loss
+from lzn_hf.train_unconditional import main
 from lzn_hf.training.command_line import run_as_script
-from lzn_hf.training.final_folder import save_final_folder
-from lzn_hf.training.loop import TrainingLoop
-from lzn_hf.training.parsing import parse_arguments
-from lzn_hf.training.setup import TrainingSetup, set_up_training
-from lzn_hf.training.validation import generate_samples
-from lzn_hf.visualization.grids import image_grid
-
-
-@dataclass
-class UnconditionalArguments:
-    """Settings of training without labels alone."""
-
-    _argument_group_name = "unconditional training"
-
-    baseline: Literal["none", "rectified_flow"] = flag(
-        "none", "`rectified_flow`: train the decoder alone, without latents, for comparison."
-    )
-    encoder_learning_rate: float = flag(1e-3, "Adam's learning rate for the image encoder.")
-    decoder_learning_rate: float = flag(2e-3, "... for the image decoder.")
-    num_reference_anchors: int = flag(
-        2048, "Training images (drawn by seed) whose anchors the model keeps for inference."
-    )
-    num_samples: int = flag(40, "Images of a sample grid.")
-    num_inference_steps: int = flag(20, "Steps of the sampler for the sample grids.")
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 1, "num_reference_anchors", "num_samples", "num_inference_steps")
-        require_at_least(self, 0, "encoder_learning_rate", "decoder_learning_rate")
-
-
-ARGUMENTS = COMMON_ARGUMENTS | {"unconditional": UnconditionalArguments}
-
-
-def main(argv: Sequence[str] | None = None) -> Path | None:
-    """Trains by the command line `argv` (`None`: that of the process). Returns the model folder, `None` for a dry run."""
-    # 1. Settings, data, model: everything is checked before anything is written.
-    presets_dir = Path(__file__).resolve().parent / "presets" / "unconditional"
-    model_args, data_args, run, unconditional = parse_arguments(ARGUMENTS, presets_dir, argv, description=__doc__)
-    remove_part(model_args, unconditional.baseline)
-    setup = set_up_training(
-        "train_unconditional",
-        model_args,
-        data_args,
-        run,
-        unconditional=unconditional,
-        use_labels=False,
-        check=partial(check_parts, baseline=unconditional.baseline),
-    )
-    if setup is None:
-        return None
-
-    # 2. Train. On the way, and at the end, the averaged weights draw samples and are validated.
-    draw = partial(save_samples, setup.model, arguments=unconditional, seed=run.seed)
-    evaluate = partial(validation_loss, setup)
-    loop = TrainingLoop(setup, learning_rates(unconditional), partial(unconditional_loss, setup))
-    if run.dry_run:
-        loop.time_steps()
-        return None
-    loop.fit(evaluate=evaluate, draw=draw, shown={"latent std": "latent_std"})
-
-    # 3. The final folder: averaged weights, reference anchors, samples.
-    num_anchors = unconditional.num_reference_anchors
-    return save_final_folder(loop, evaluate=evaluate, draw=draw, num_reference_anchors=num_anchors)
-
-
-def unconditional_loss(
-    setup: TrainingSetup, model: nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator
-) -> tuple[Tensor, Mapping[str, Tensor | None]]:
-    """Computes the loss of a batch by the prepared model, and the metrics to log."""
-    flip, shift = setup.data_args.random_flip, setup.data_args.max_shift
-    draw = {"generator": generator, **setup.process_share}
-    pixel_values = to_pixel_values(batch["pixel_values"], flip=flip, shift=shift, **draw)
-    output = model(pixel_values, return_loss=True, generator=generator)
-    latents = output.latents
-    return output.loss, {} if latents is None else {"latent_mean": latents.mean(), "latent_std": latents.std()}
-
-
-def save_samples(model: LZNModel, path: Path, arguments: UnconditionalArguments, seed: int) -> None:
-    """Saves a grid of generated images."""
-    count, steps = arguments.num_samples, arguments.num_inference_steps
-    images = generate_samples(model, seed, num_images_per_label=count, num_inference_steps=steps)
-    image_grid(images, min(10, count)).save(path)
 
 
 if __name__ == "__main__":

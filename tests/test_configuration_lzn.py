@@ -107,7 +107,7 @@ def test_labels_given_to_from_pretrained(saved_model, tmp_path, cls):
     again = cls.from_pretrained(tmp_path)
     assert (again.config.id2label, again.config.label2id) == (ID2LABEL, LABEL2ID)
     assert torch.equal(getattr(again, "lzn", again).label_anchors(), lzn.label_anchors())
-    with pytest.raises(RuntimeError, match="`ignore_mismatched_sizes` to `False`"):
+    with pytest.raises(RuntimeError, match="`ignore_mismatched_sizes=True`"):
         cls.from_pretrained(folder, **labels)
 
 

@@ -15,19 +15,23 @@ from pathlib import Path
 import compare_guidance
 import compare_joint
 import pytest
-import torch
 import yaml
+from compare_text_image import table_columns
 from helpers import ROOT
-from helpers.pipelines import make_pipeline
+from helpers.pages import blocks_of
+from typer.main import get_command
 
 import lzn_hf
+from lzn_cli.main import app
+from lzn_hf.evaluation.results import markdown_table
 
 
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "examples/README.md"]
 PAGES += sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
 FOLDERS = ("", "src/lzn_hf", "examples", "utils", "benchmarks", "docs")  # that a page may leave out of a path
 # Flags of pip, accelerate and torchrun in running text.
 OTHER_FLAGS = {
+    "config_file",
     "cpu",
     "help",
     "multi_gpu",
@@ -46,11 +50,11 @@ def read(page: str) -> str:
 
 
 def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", read(page), flags=re.MULTILINE | re.DOTALL)
+    return [block.text for block in blocks_of(page, (language,))]
 
 
 def prose(page: str) -> str:
-    return re.sub(r"^```.*?^```$", "", read(page), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^( *)```.*?^\1```$", "", read(page), flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(path: Path) -> set[str]:
@@ -60,13 +64,21 @@ def anchors(path: Path) -> set[str]:
 
 
 def commands(page: str) -> Iterator[list[str]]:
-    """The words of each command in the shell blocks and in the text of a page, without comments."""
+    """The words of each command in the shell blocks and in the text of a page, without comments; `-m lzn_hf.x` by its file."""
     texts = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
     texts += re.findall(r"`((?:python|accelerate launch|torchrun) [^`]+)`", prose(page))
     for text in texts:
         for command in text.split("&&"):
             if words := shlex.split(command, comments=True):
-                yield words
+                yield [file_of(word) for word in words]
+
+
+def file_of(word: str) -> str:
+    """The file of a module of the package, any other word as it is."""
+    if not re.fullmatch(r"lzn_(hf|cli)(\.\w+)*", word):
+        return word
+    path = f"src/{word.replace('.', '/')}"
+    return next((name for name in (f"{path}.py", f"{path}/__main__.py") if (ROOT / name).is_file()), word)
 
 
 @functools.cache
@@ -92,6 +104,15 @@ def flags_of(path: Path) -> frozenset[str]:
             if imported.is_file() and imported != path:
                 flags |= flags_of(imported)
     return frozenset(flags)
+
+
+def options_of_lzn() -> set[str]:
+    """The first words of the options of the command `lzn` and its subcommands."""
+    command = get_command(app)
+    options = [
+        option for one in (command, *command.commands.values()) for param in one.params for option in param.opts
+    ]
+    return {option[2:].partition("-")[0] for option in options if option.startswith("--")}
 
 
 SCRIPTS = sorted(path for folder in ("examples", "utils", "benchmarks") for path in (ROOT / folder).glob("*.py"))
@@ -123,7 +144,7 @@ def test_commands_name_scripts_and_flags_that_exist(page):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
 def test_flags_and_files_in_the_text_exist(page):
-    known = OTHER_FLAGS.union(*map(flags_of, SCRIPTS))
+    known = OTHER_FLAGS.union(*map(flags_of, [*SCRIPTS, ROOT / "src/lzn_hf/app/command.py"])) | options_of_lzn()
     for code in re.findall(r"`([^`\n]+)`", prose(page)):
         for flag in re.findall(r"(?<![\w-])--(\w+)", code):
             assert flag.removeprefix("no_") in known, f"no script has --{flag}"  # `--no_x` is the opposite of `--x`
@@ -148,22 +169,6 @@ def test_python_blocks_compile_and_import_what_exists(page):
                 load = pytest.importorskip if node.module == "peft" else importlib.import_module
                 module = load(node.module)
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/quick_tour.md", "docs/fine_tuning_peft.md"])
-def test_snippets_run_one_after_the_other(page, tmp_path, monkeypatch):
-    if "from peft import" in read(page):
-        pytest.importorskip("peft", reason="peft is not installed: it comes with the extra `test`")
-    pipe = make_pipeline(names=list("0123456789"))
-    with torch.no_grad():  # of a random velocity, the adaptive solver would take thousands of steps
-        for parameter in pipe.model.decoder.parameters():
-            parameter.zero_()
-    pipe.save_pretrained(tmp_path / "outputs" / "demo" / "model")
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for block in blocks(page, "py"):
-        exec(compile(block, page, "exec"), names)
-    assert names["embedding"].shape[0] == 1
 
 
 def test_readme_is_short():
@@ -203,6 +208,33 @@ def test_the_tables_of_guidance_are_those_of_the_results(data):
     results = json.loads(read(f"docs/results/compare_guidance_{data}.json"))
     for split in ("validation", "test"):
         assert all(tuple(compare_guidance.cells(row)) in lines for row in results[split]["rows"])
+
+
+def test_the_table_of_interpolations_is_that_of_the_results():
+    text, results = read("docs/sampling.md"), json.loads(read("docs/results/interpolation_digits.json"))
+    for way in ("both", "latent", "noise"):
+        row = results[way]
+        crossing = f" {row['change_of_crossing']:.3f} |" if row["change_of_crossing"] else " |"
+        assert f"| {row['crossings']:.1f} of 64 |{crossing} {row['change_of_others']:.3f} |" in text
+    assert results["both"]["largest_step_crosses"] == 1 and results["settings"]["num_pairs"] == 20
+
+
+def test_the_table_of_steps_is_that_of_the_results():
+    text, results = read("docs/sampling.md"), json.loads(read("docs/results/sampling_digits.json"))
+    rows = [*results["samplers"].values(), {"evaluations": None, **results["real_images"]}]
+    for row in rows:
+        evaluations = "" if row["evaluations"] is None else f"{row['evaluations']:.0f}"
+        measures = f"{row['frechet_distance']:.2f} | {row['precision']:.3f} | {row['recall']:.3f} | {row['class_consistency']:.1%}"
+        assert f"| {evaluations} | {measures.replace('%', ' %')} |".replace("|  |", "| |") in text
+    error = results["reconstruction"]["rk45"]["reconstruction_l2"]
+    assert f"{error:.5f}" in text
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion"])
+def test_the_tables_of_texts_are_those_of_the_results(name):
+    columns, rows = table_columns(), json.loads(read(f"docs/results/compare_text_{name}.json"))["summary"]
+    table = markdown_table(list(columns), [[cell(row) for cell in columns.values()] for row in rows])
+    assert table in read("docs/text.md") and {row["method"] for row in rows} == {"lzn", "clip", "labels"}
 
 
 def test_citation_has_the_version_of_the_package():

@@ -39,7 +39,7 @@ def integrate(y, pool, log_weights, s_start, s_end, steps):
 
 def flow_of(pool, reference):
     """Of which `leave_pairs` reads the anchors and the reference alone."""
-    return Flow(reference, pool, pool.new_zeros(()), None, False, False, pool.dtype)
+    return Flow(reference, pool, pool.new_zeros(()), None, False, 0, pool.dtype)
 
 
 def pair_of(pool, log_weights, rows):
@@ -76,9 +76,9 @@ def test_leaving_a_pair_undoes_approaching_it(weights, reference):
     rows = torch.tensor([0, 1]).repeat(10)
     anchors, noise, s = pool[rows], randn(20, 4, seed=3), torch.full((20, 1), 90.0, **FLOAT64)
     u = approach_pairs(noise, anchors, pool, pair_of(pool, log_weights, rows), s)
-    pairs = pair_of(pool, log_weights, torch.tensor([0, 1]))
     r = torch.full((1, 4), reference, **FLOAT64)
     for top in (rows, 1 - rows):  # whichever of the two seems more probable
+        pairs = pair_of(pool, log_weights, top)
         step = (
             randn(20, 4, seed=5),
             torch.full((1, 1), 30 / pairs.distance[0], **FLOAT64),
@@ -97,7 +97,7 @@ def test_gradients_of_the_closed_form_are_exact():
         return approach_pairs(noise, pool[rows], pool, pair_of(pool.detach(), log_weights, rows), s)
 
     def leave(pool, noise):
-        pairs = pair_of(pool.detach(), log_weights, torch.tensor([0, 1]))
+        pairs = pair_of(pool.detach(), log_weights, rows)
         flow = flow_of(pool, pool.mean(0, keepdim=True))
         return leave_pairs(flow, pairs, noise, s, rows, noise, torch.full((1, 1), 9.0, **FLOAT64))[0]
 

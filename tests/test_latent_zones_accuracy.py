@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.latent_flow import randn
 
-from lzn_hf import latent_schedules
+from lzn_hf import latent_arrival, latent_schedules
 from lzn_hf.latent_zones import SOLVERS, compute_latents, trace_assignments
 
 
@@ -79,6 +79,37 @@ def test_clusters_of_anchors_are_two_scales_of_one_grid():
     own = torch.arange(48)
     _, log_probs = trace_assignments(reference, pool, own, num_steps=40)
     assert (log_probs[-1].exp() > 0.5).float().mean() > 0.9
+
+
+def test_few_near_anchors_among_many_are_told_apart(monkeypatch):
+    """Twelve triples among 900: the sample shows none of them, but the rows that go there do. By the grid alone, none is told apart."""
+    pool = randn(900, 24)
+    near = torch.cat([torch.arange(12) + first for first in (1, 500, 700)])
+    for seed, first in ((1, 500), (2, 700)):
+        offset = torch.nn.functional.normalize(randn(12, 24, seed=seed))
+        pool[first : first + 12] = pool[1:13] + 0.3 * offset
+    monkeypatch.setattr(latent_arrival, "_sample", lambda *_: torch.arange(300, 428))
+    latents = compute_latents(pool[near], randn(36, 24, seed=3), pool, num_steps=200)
+
+    def own(rows=slice(None)):
+        log_probs = trace_assignments(latents[rows], pool)[1]
+        return (log_probs[-1].gather(1, near[rows, None]).exp() > 0.9).double().mean()
+
+    assert own() >= 0.95
+    # Which rows they are does not depend on the others.
+    assert torch.equal(*(trace_assignments(latents[rows], pool, near[rows])[0][:1] for rows in ([0, 5], [0, 20])))
+
+
+def test_a_large_pool_is_planned_by_the_anchors_that_are_in_it():
+    """Anchors of weight zero, near-duplicates among them, change nothing, however few the others are."""
+    pool, latents = randn(600, 16), randn(40, 16, seed=1)
+    absent = torch.arange(600) % 40 != 37
+    pool[absent] = 1e-3 * pool[absent]
+    log_weights = torch.where(absent, -math.inf, 0.0)
+    points, log_probs = trace_assignments(latents, pool, log_weights=log_weights, num_steps=40)
+    want_points, want = trace_assignments(latents, pool[~absent], num_steps=40)
+    torch.testing.assert_close(points, want_points, rtol=0, atol=1e-3)
+    torch.testing.assert_close(log_probs[-1, :, ~absent].exp(), want[-1].exp(), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("distance", [0.0, 1e-7, 1e-4, 1e-2])

@@ -26,7 +26,7 @@ def test_integration_gradients_are_exact():
 
         def run(anchors, noise, pool, log_weights, include_own=include_own, schedule=schedule):
             squared = latent_schedules.distances(anchors, pool).square()
-            flow = Flow(anchors, pool, squared, log_weights, include_own, False, torch.float64)
+            flow = Flow(anchors, pool, squared, log_weights, include_own, 0, torch.float64)
             return latent_zones._integrate(flow, noise, schedule)[:2]
 
         assert torch.autograd.gradcheck(run, (anchors, noise, pool, log_weights))

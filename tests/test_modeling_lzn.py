@@ -284,7 +284,7 @@ def test_initialisation_survives_from_pretrained(model):
 
 
 def test_reference_anchors_are_checked(model):
-    with pytest.raises(ValueError, match=r"`anchors` must have shape \(N, 6\)"):
+    with pytest.raises(ValueError, match=r"`anchors` must be a tensor of shape \(N, 6\), got shape \(3, 5\)"):
         model.set_reference_anchors(torch.zeros(3, 5))
     with pytest.raises(ValueError, match="`anchors` must be finite"):
         model.set_reference_anchors(torch.full((3, 6), float("nan")))

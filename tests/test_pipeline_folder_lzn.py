@@ -138,7 +138,12 @@ def test_folder_of_the_model_alone(pipe, tmp_path):
 
 def test_from_pipe_and_components(pipe):
     other = LZNPipeline.from_pipe(pipe)
-    assert other.model is pipe.model and set(other.components) == {"model", "scheduler", "image_processor"}
+    assert other.model is pipe.model and set(other.components) == {
+        "model",
+        "scheduler",
+        "image_processor",
+        "tokenizer",
+    }
     assert torch.equal(generate(other, "one"), generate(pipe, "one"))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 from helpers.hub import local_hub, run_with_hub
 from helpers.pipelines import make_pipeline
+from helpers.texts import make_text_pipeline
 
 
 SHARE = """
@@ -108,3 +109,27 @@ def test_uploads_open_again(shared):
     assert "`LZNPipeline.from_model(LZNModel.from_pretrained(...))`" in refused[3]
     (downloaded,) = (line for line in said if line.startswith("DOWNLOADED"))
     assert "model.safetensors.index.half.json" in downloaded and "preprocessor_config.json" in downloaded
+
+
+TEXTS = """
+import sys
+from lzn_hf import LZNPipeline, LZNProcessor
+from transformers import AutoProcessor
+
+pipe = LZNPipeline.from_pretrained(sys.argv[1])
+pipe.push_to_hub("texts")
+opened = LZNPipeline.from_pretrained("me/texts")
+assert opened.tokenizer.get_vocab() == pipe.tokenizer.get_vocab()
+assert len(opened(prompt="a bag", num_inference_steps=2).images) == 1
+LZNProcessor(pipe.image_processor, pipe.tokenizer).save_pretrained("parts", push_to_hub=True, repo_id="me/parts")
+for name in ("me/texts", "me/parts"):
+    processor = AutoProcessor.from_pretrained(name)
+    assert type(processor) is LZNProcessor
+    assert processor.image_processor.to_dict() == pipe.image_processor.to_dict()
+"""
+
+
+def test_texts_come_with_their_tokenizer(tmp_path):
+    make_text_pipeline().save_pretrained(tmp_path / "model")
+    with local_hub() as hub:
+        run_with_hub(TEXTS, hub, tmp_path, tmp_path / "model")

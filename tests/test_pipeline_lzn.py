@@ -202,7 +202,7 @@ def test_model_without_labels(unlabelled):
         ({"label": 1.0}, "a name or an id of a label, got 1.0 of type float"),
         ({"label": [None]}, "a name or an id of a label, got None"),
         ({"label": []}, "at least one label"),
-        ({"label": 1, "latents": torch.zeros(1, 6)}, "either `label` or `latents`"),
+        ({"label": 1, "latents": torch.zeros(1, 6)}, "got `label` and `latents`"),
         ({"latents": torch.zeros(1, 7)}, r"`latents` must be a tensor of shape \(N, 6\), got shape \(1, 7\)"),
         ({"latents": torch.zeros(6)}, r"got shape \(6,\)"),
         ({"latents": torch.zeros(0, 6)}, r"got shape \(0, 6\)"),

@@ -24,7 +24,7 @@ from lzn_hf.registration_lzn import DIFFUSERS_TABLES, register_with_diffusers
 # Two processes: diffusers may come last, or be there but not have loaded what the package adds its classes to.
 WITHOUT_DIFFUSERS = """
 import lzn_hf
-from lzn_hf import LZNConfig, LZNForImageClassification, LZNImageProcessor, LZNModel, latent_zones
+from lzn_hf import LZNConfig, LZNForImageClassification, LZNImageProcessor, LZNModel, LZNProcessor, latent_zones
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 parts = [
@@ -88,7 +88,11 @@ def test_waits_for_the_tables_of_diffusers_once(monkeypatch):
 
 def test_diffusers_is_the_module_that_it_was():
     assert pickle.loads(pickle.dumps(diffusers)) is diffusers and diffusers.LZNPipeline is LZNPipeline
-    assert pipeline_loading_utils.LOADABLE_CLASSES["lzn_hf"].keys() == {"LZNPreTrainedModel", "LZNImageProcessor"}
+    assert pipeline_loading_utils.LOADABLE_CLASSES["lzn_hf"].keys() == {
+        "LZNPreTrainedModel",
+        "LZNImageProcessor",
+        "LZNProcessor",
+    }
     with pytest.raises(AttributeError, match="has no attribute LZNPipelin$"):
         diffusers.LZNPipelin  # noqa: B018
 

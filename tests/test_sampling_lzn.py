@@ -1,7 +1,9 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 from __future__ import annotations
 
+import json
 import math
+import time
 
 import pytest
 import torch
@@ -15,10 +17,12 @@ from diffusers import (
 )
 from helpers.flows import MEAN, STD, column, gaussian_velocity
 
+from lzn_hf import sampling_lzn
 from lzn_hf.sampling_lzn import (
     FLOW_SOLVERS,
     ImageFlow,
     check_scheduler,
+    check_scheduler_fields,
     default_scheduler,
     integrate_velocity,
     mix_noise,
@@ -327,3 +331,85 @@ def test_a_step_may_change_the_samples(name):
     calls.clear()
     kept = ImageFlow(solver, 7).to_images(lambda x, t: velocity, noise, lambda t, sample: calls.append(t))
     assert torch.equal(kept, ImageFlow(solver, 7).to_images(lambda x, t: velocity, noise))
+
+
+@pytest.mark.parametrize("name", ["default", "dpm2"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 20])
+@pytest.mark.parametrize("changed_at", [None, 1])
+def test_a_table_gives_the_samples_of_the_steps(name, steps, changed_at, monkeypatch):
+    """Of a velocity that is not linear, also where a caller goes on from other samples."""
+    flow, noise = ImageFlow(SCHEDULERS[name](), steps), torch.randn(3, 1, 4, 4, dtype=torch.float64)
+
+    def run() -> list[torch.Tensor]:
+        seen = []
+
+        def on_step(t: float, sample: torch.Tensor) -> torch.Tensor | None:
+            seen.append(sample)
+            return -sample if len(seen) - 1 == changed_at else None
+
+        seen.append(flow.to_images(lambda x, t: torch.sin(3 * x) * (1 + t) - x, noise, on_step))
+        return seen
+
+    tabulated = run()
+    monkeypatch.setattr(sampling_lzn, "MAX_KEPT", 0)
+    stepped = run()
+    assert len(tabulated) == len(stepped) == steps + 2
+    for one, other in zip(tabulated, stepped, strict=True):
+        # DPM-Solver++ has its sigmas in float32
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12 if name == "default" else 1e-5)
+
+
+def test_a_scheduler_steps_once_for_all_calls(monkeypatch):
+    """What a call costs beside the network: its steps are dozens of operations on numbers, as slow as a small network."""
+    calls = []
+    step = UniPCMultistepScheduler.step
+    monkeypatch.setattr(
+        UniPCMultistepScheduler, "step", lambda *args, **kwargs: calls.append(1) or step(*args, **kwargs)
+    )
+    sampling_lzn.scheduler_table.cache_clear()
+    for _ in range(3):
+        ImageFlow(default_scheduler(), 7).to_images(lambda x, t: -x, torch.randn(2, 1, 4, 4))
+    assert len(calls) == 7
+
+
+def test_thresholding_is_not_linear_and_has_no_table():
+    scheduler = UniPCMultistepScheduler(
+        solver_order=2, prediction_type="flow_prediction", use_flow_sigmas=True, thresholding=True
+    )
+    assert not sampling_lzn.is_tabulated(scheduler) and sampling_lzn.is_tabulated(default_scheduler())
+    assert ImageFlow(scheduler, 4).to_images(lambda x, t: 9 - x, torch.randn(2, 1, 4, 4)).max() < 1.01
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_files_of_supported_schedulers_pass(name, tmp_path):
+    SCHEDULERS[name]().save_pretrained(tmp_path)
+    check_scheduler_fields(json.loads((tmp_path / "scheduler_config.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"_class_name": "DDIMScheduler"}, "`_class_name` must be one of 'UniPCMultistepScheduler'"),
+        ({"_class_name": ["evil", "X"]}, "`_class_name` must be one of"),
+        ({"num_train_timesteps": 10**12}, "`num_train_timesteps` must be at most 100,000, got 1000000000000"),
+        ({"num_train_timesteps": "1000"}, "`num_train_timesteps` must be a int such as 1000, got '1000'"),
+        ({"solver_order": True}, "`solver_order` must be a int"),
+        ({"flow_shift": 1e300}, "`flow_shift` must be at most 100,000"),
+        ({"flow_shift": 0.0}, "settings of the UniPCMultistepScheduler do not (solve the image flow|work)"),
+        ({"flow_shift": float("nan")}, "settings of the UniPCMultistepScheduler do not (solve the image flow|work)"),
+        ({"solver_order": 0}, "settings of the UniPCMultistepScheduler do not (solve the image flow|work)"),
+        ({"solver_type": "x"}, "`solver_type` must be one of 'bh1', 'bh2', got 'x'"),
+        ({"prediction_type": "epsilon"}, "must be set to solve the image flow"),
+        ({"trained_betas": "x"}, "settings of the UniPCMultistepScheduler do not work"),
+        ({"step": 1}, "`step` is no field of a UniPCMultistepScheduler"),
+        ({"__class__": 1}, "`__class__` is no field of a UniPCMultistepScheduler"),
+        ({"flow_shft": 2.0}, r"Did you mean `flow_shift`\?"),
+    ],
+)
+def test_settings_in_files_are_named(changes, message, tmp_path):
+    default_scheduler().save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "scheduler_config.json").read_text())
+    start = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        check_scheduler_fields({**fields, **changes})
+    assert time.process_time() - start < 1

@@ -23,9 +23,10 @@ from parity_models import check_generation, unsupported_variant
 from parity_report import Check, GoldenFile, print_table
 from parity_resnet import check_contrastive, check_filled_resnet
 from parity_training import check_training
-from published_format import CASES, config_from_published, published_entries
 
 from lzn_hf import LZNModel
+from lzn_hf.commands.published_config import CASES, config_from_published
+from lzn_hf.commands.published_format import published_entries
 
 
 def check_file(file: GoldenFile) -> list[Check]:

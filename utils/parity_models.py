@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from parity_report import MIN_RELATIVE_NOISE, NOISE_FACTOR, GoldenFile, max_difference, unnormalized
-from published_checkpoint import convert, load_checkpoint
-from published_format import config_from_published, numbered_modules
 from torch import Tensor, nn
 
 from lzn_hf import LZNConfig, LZNModel, LZNPipeline
+from lzn_hf.commands.published_checkpoint import convert, load_checkpoint
+from lzn_hf.commands.published_config import config_from_published
+from lzn_hf.commands.published_format import numbered_modules
 from lzn_hf.distributed_lzn import log_label_frequencies
 from lzn_hf.latent_zones import compute_latents, trace_assignments
 from lzn_hf.layers_ncsnpp import GroupNormSiLU

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from parity_models import FORWARD_LATENTS, REVERSE_LATENTS, Outputs, latent_flow
 from parity_report import GoldenFile, unnormalized
-from published_format import to_ours, to_published
 from torch import Tensor
 
 from lzn_hf import LZNConfig, LZNModel
+from lzn_hf.commands.published_format import to_ours, to_published
 from lzn_hf.latent_zones import compute_latents, trace_assignments
 
 

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from parity_models import REVERSE_LATENTS, Outputs, label_flow, latent_flow
 from parity_report import FLOAT32_EPS, NOISE_FACTOR, GoldenFile
-from published_checkpoint import PARTS, PREFIX, published_weights
-from published_format import published_entries, to_ours, to_published
 from torch import Tensor
 
 from lzn_hf import LZNModel
+from lzn_hf.commands.published_checkpoint import PARTS, PREFIX, published_weights
+from lzn_hf.commands.published_format import published_entries, to_ours, to_published
 from lzn_hf.distributed_lzn import log_label_frequencies
 from lzn_hf.latent_zones import alignment_loss, compute_latents, trace_assignments
 from lzn_hf.training.models import PartwiseEMA, model_parts

@@ -11,6 +11,8 @@ from .configuration_lzn import LZNConfig
 from .image_processing_lzn import LZNImageProcessor
 from .modeling_classification_lzn import LZNForImageClassification
 from .modeling_lzn import LZNModel, LZNOutput, LZNPreTrainedModel
+from .modeling_zero_shot_lzn import LZNForZeroShotImageClassification
+from .processing_lzn import LZNProcessor
 from .registration_lzn import register_with_diffusers, register_with_transformers
 
 
@@ -22,11 +24,13 @@ __version__ = "0.1.0"
 __all__ = [
     "LZNConfig",
     "LZNForImageClassification",
+    "LZNForZeroShotImageClassification",
     "LZNImageProcessor",
     "LZNModel",
     "LZNOutput",
     "LZNPipeline",
     "LZNPreTrainedModel",
+    "LZNProcessor",
     "latent_zones",
 ]
 

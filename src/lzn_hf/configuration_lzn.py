@@ -1,18 +1,27 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 """Configuration of Latent Zoning Network models."""
 
+import contextlib
 import logging
+import math
+import os
+from collections.abc import Callable
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
-from .checks_lzn import check_at_least, normal_name
+from .files_lzn import check_config_fields, naming, read_object
+from .labels_lzn import label_names_by_id
 from .latent_zones import REDUCTIONS, SOLVERS
+from .networks_types import make_type_config
+from .sizes_lzn import check_totals
 
 
 logger = logging.getLogger(__name__)
 
+AT_LEAST_ONE = "image_size num_channels latent_dim latent_num_steps alignment_num_steps type_head_layers".split()
+AT_LEAST_ONE += "encoder_tap_channels encoder_tap_hidden_dim encoder_tap_layers encoder_head_layers".split()
 LABEL_FIELDS = ("id2label", "label2id", "num_labels")
 
 # The largest value of each number, far above every network that was ever published: a damaged or hostile file is refused before anything
@@ -21,13 +30,14 @@ MAXIMA = {
     "image_size": 4096,
     "num_channels": 64,
     "latent_dim": 65_536,
-    "latent_num_steps": 10_000,
-    "alignment_num_steps": 10_000,
+    "latent_num_steps": 1000,
+    "alignment_num_steps": 1000,
     "alignment_noise_scales": 1e6,
     "num_reference_anchors": 1_000_000,
     "num_prediction_draws": 10_000,
     "num_labels": 100_000,
     "encoder_head_layers": 100,
+    "type_head_layers": 100,
     "encoder_depths": 1000,
     "encoder_widths": 16_384,
     "encoder_tap_channels": 4096,
@@ -110,6 +120,15 @@ class LZNConfig(PreTrainedConfig):
             [`LZNModel.set_reference_anchors`].
         prediction_time (`float`, *optional*): the time in (0, 1] of the flow of the label anchors at which the scores of an image are read,
             a temperature: the later, the nearer to 0 and 1. Default: its end, where the zones are disjoint and every score is 0 or 1.
+        text_config (`dict` or `PreTrainedConfig`, *optional*): configuration of a text model of transformers, with its `model_type`.
+            Texts are then one more data type in the latent space, `"text"`.
+        data_types (`dict[str, dict]`, *optional*): likewise, configurations of the encoders of other data types, by their names; of
+            models that transformers knows or that are registered with its `AutoConfig` and `AutoModel`.
+        type_head_layers (`int`, *optional*, defaults to 2): linear layers of the projection heads of these.
+        decoder_data_type (`str`, *optional*): `"text"` or another of these, whose anchors the decoder is given beside the latents, as it is
+            given labels. Default: none.
+        num_type_reference_anchors (`dict[str, int]`, *optional*): rows of the stored reference anchors of data types; set by
+            [`LZNModel.set_type_reference_anchors`].
         num_prediction_draws (`int`, *optional*, defaults to 0): classification of an image averages the zone probabilities over
             this many fixed draws of prior noise; 0 takes the middle of its zone instead (noise zero).
         id2label (`dict[int, str]`, *optional*): names of the labels. Instead of it, `label2id`, or `num_labels` for the names
@@ -120,6 +139,7 @@ class LZNConfig(PreTrainedConfig):
     """
 
     model_type = "lzn"
+    sub_configs = {"text_config": AutoConfig}
 
     image_size: int = 32
     num_channels: int = 3
@@ -177,9 +197,17 @@ class LZNConfig(PreTrainedConfig):
     prediction_time: float | int | None = None
     num_prediction_draws: int = 0
 
+    text_config: dict | PreTrainedConfig | None = None
+    data_types: dict | None = None
+    type_head_layers: int = 2
+    decoder_data_type: str | None = None
+    num_type_reference_anchors: dict | None = None
+
     def __post_init__(self, **kwargs):
         # transformers would give a model without these fields two labels, and does not compare the three.
-        self.id2label = _label_names(self.id2label, self.label2id, kwargs.pop("num_labels", None))
+        self.id2label = label_names_by_id(self.id2label, self.label2id, kwargs.pop("num_labels", None))
+        if self.text_config is not None:
+            self.text_config = make_type_config("text_config", self.text_config)
         super().__post_init__(**kwargs)
         self.label2id = {name: id for id, name in self.id2label.items()}
         # Lists as JSON has them, so that a saved and reloaded configuration is equal to the first one.
@@ -189,14 +217,54 @@ class LZNConfig(PreTrainedConfig):
         self._check()
 
     @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        cache_dir: str | os.PathLike | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        revision: str = "main",
+        **kwargs: Any,
+    ) -> Any:
+        """Loads the configuration of a saved model.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): folder or hub id.
+            cache_dir, force_download, local_files_only, token, revision, kwargs (*optional*): see `PreTrainedConfig.from_pretrained`.
+
+        Returns:
+            [`LZNConfig`]: the configuration.
+
+        Raises:
+            OSError: if there is no config.json, or one that is no JSON.
+            ValueError: for fields of a wrong name, type or range; begins with the file or its folder.
+        """
+        with naming(_config_file(pretrained_model_name_or_path, **kwargs)):
+            return super().from_pretrained(
+                pretrained_model_name_or_path, cache_dir, force_download, local_files_only, token, revision, **kwargs
+            )
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
+        return read_object(json_file)
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        name = kwargs.get("name_or_path")  # of AutoConfig, which reads files itself
+        with contextlib.nullcontext() if name is None else naming(_config_file(name)):
+            return cls._from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def _from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        check_config_fields(cls, config_dict)
         # transformers would set the arguments of `from_pretrained` on the finished configuration, past all checks.
         changes = {name: kwargs.pop(name) for name in (*cls.__annotations__, "problem_type") if name in kwargs}
         labels = {name: kwargs.pop(name) for name in LABEL_FIELDS if name in kwargs}
         labels = {name: value for name, value in labels.items() if value is not None}
-        saved = _label_names(*map(config_dict.get, LABEL_FIELDS))
+        saved = label_names_by_id(*map(config_dict.get, LABEL_FIELDS))
         if labels and labels != {"num_labels": len(saved)}:
-            names = _label_names(*map(labels.get, LABEL_FIELDS))
+            names = label_names_by_id(*map(labels.get, LABEL_FIELDS))
             if len(names) == len(saved) and names != saved and set(names.values()) & set(saved.values()):
                 logger.warning(
                     f"The saved labels are {saved} and become {names}: weights stay with their ids, so this renames labels. "
@@ -213,9 +281,22 @@ class LZNConfig(PreTrainedConfig):
         return "anchors" if self.encoder_type == "ncsnpp" else "features"
 
     @property
+    def type_configs(self) -> dict[str, PreTrainedConfig]:
+        """The configurations of the encoders of data types beside images and labels, by their names."""
+        texts = self.text_config
+        configs = {} if texts is None else {"text": make_type_config("text_config", texts)}
+        given = (self.data_types or {}).items()
+        return configs | {name: make_type_config(f"data_types[{name!r}]", fields) for name, fields in given}
+
+    @property
     def decoder_latent_dim(self) -> int:
         """The width of the decoder's latents: 0 for a model without image encoder."""
         return 0 if self.encoder_type is None else self.latent_dim
+
+    @property
+    def decoder_condition_dim(self) -> int:
+        """The width of what the decoder is given beside time and label: a latent, and an anchor if it has a `decoder_data_type`."""
+        return self.decoder_latent_dim + (0 if self.decoder_data_type is None else self.latent_dim)
 
     def to_diff_dict(self) -> dict[str, Any]:
         # transformers leaves out `id2label` when it is its own default of two labels, which is not ours.
@@ -230,12 +311,14 @@ class LZNConfig(PreTrainedConfig):
             value = getattr(self, name)
             largest = max(value, default=0) if isinstance(value, list) else value
             check(name, largest is None or largest <= maximum, f"at most {maximum:,}")
+        for name in type(self).__annotations__:
+            value = getattr(self, name)
+            numbers = value if isinstance(value, list) else [value]
+            check(name, all(math.isfinite(one) for one in numbers if isinstance(one, float)), "finite")
         for name, value in vars(self).items():
             if isinstance(value, list) and len(value) > MAX_LENGTH and name in type(self).__annotations__:
                 raise ValueError(f"`{name}` must be a list of at most {MAX_LENGTH} numbers, got {len(value)}.")
-        for name in ("image_size", "num_channels", "latent_dim", "latent_num_steps", "alignment_num_steps"):
-            check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("encoder_tap_channels", "encoder_tap_hidden_dim", "encoder_tap_layers", "encoder_head_layers"):
+        for name in AT_LEAST_ONE:
             check(name, getattr(self, name) >= 1, "at least 1")
         encoder_types = ("ncsnpp", "resnet", "transformers", None)
         check("encoder_type", self.encoder_type in encoder_types, "'ncsnpp', 'resnet', 'transformers' or None")
@@ -270,16 +353,13 @@ class LZNConfig(PreTrainedConfig):
                 value = getattr(self, name)
                 if value is not None and name.startswith(part):
                     check(name, set(value) <= set(resolutions), f"a list of resolutions among {resolutions}")
+        self._check_types(check)
         for name in ("latent_solver", "alignment_solver"):
             check(name, getattr(self, name) in SOLVERS, "'adams', 'euler' or 'dpmsolver++'")
         check("step_cutoff", 0 <= self.step_cutoff < 1, "in [0, 1)")
         check("condition_dropout", 0 <= self.condition_dropout < 1, "in [0, 1)")
-        has_condition = self.encoder_type is not None or bool(self.id2label)
-        check(
-            "condition_dropout",
-            has_condition or not self.condition_dropout,
-            "0 for a decoder without latents and labels",
-        )
+        fits = self.encoder_type is not None or bool(self.id2label) or not self.condition_dropout
+        check("condition_dropout", fits, "0 for a decoder without latents and labels")
         check("alignment_end", 0 < self.alignment_end <= 1, "in (0, 1]")
         check("prediction_time", self.prediction_time is None or 0 < self.prediction_time <= 1, "None or in (0, 1]")
         scales = self.alignment_noise_scales
@@ -291,46 +371,29 @@ class LZNConfig(PreTrainedConfig):
             check(name, getattr(self, name) > 0, "positive")
         one_label = self.problem_type in (None, "single_label_classification")
         check("problem_type", one_label, "None or 'single_label_classification', as each image has one label")
+        check_totals(self)
+
+    def _check_types(self, check: Callable[[str, bool, str], None]) -> None:
+        check("text_config", self.text_config is None or self.encoder_type is not None, "None without image encoder")
+        names = list(self.data_types or ())
+        named = all(isinstance(name, str) and name.isidentifier() and name != "text" for name in names)
+        check("data_types", named, "a dict from names, which are identifiers and not 'text', to configurations")
+        check("data_types", not names or self.encoder_type is not None, "None without image encoder")
+        for name, fields in (self.data_types or {}).items():
+            check("data_types", isinstance(fields, dict), f"a dict of dicts; {name!r} has none")
+        of_decoder = self.decoder_data_type is None or self.decoder_data_type in self.type_configs
+        check("decoder_data_type", of_decoder, f"None or one of {list(self.type_configs)}")
+        counts = self.num_type_reference_anchors or {}
+        known = set(counts) <= set(self.type_configs)
+        check("num_type_reference_anchors", known, f"a dict of numbers for some of {list(self.type_configs)}")
+        limit = MAXIMA["num_reference_anchors"]
+        in_range = all(type(count) is int and 1 <= count <= limit for count in counts.values())
+        check("num_type_reference_anchors", in_range, f"a dict of numbers from 1 to {limit:,}")
 
 
-def _label_names(id2label: dict | None, label2id: dict | None, num_labels: int | None) -> dict[int, str]:
-    """Returns the names of labels by id, from those of the three fields that are not `None`. They must agree."""
-    if num_labels is not None:
-        check_at_least(0, num_labels=num_labels)
-    for field, value in (("id2label", id2label), ("label2id", label2id)):
-        if value is not None and not isinstance(value, dict):
-            raise ValueError(f"`{field}` must be a dict, got {value!r}.")
-    names = None if id2label is None else _names_by_id("id2label", list(id2label.items()))
-    if label2id is not None:
-        inverse = _names_by_id("label2id", [(i, name) for name, i in label2id.items()])
-        names = inverse if names is None else names
-        for i in sorted({*names, *inverse}):
-            if names.get(i) != inverse.get(i):
-                raise ValueError(
-                    f"`id2label` and `label2id` must agree: the name of id {i} is {names.get(i)!r} in `id2label`, but "
-                    f"{inverse.get(i)!r} in `label2id`. Pass one of the two."
-                )
-    if names is None:
-        return {i: f"LABEL_{i}" for i in range(num_labels or 0)}
-    if num_labels not in (None, len(names)):
-        raise ValueError(f"`num_labels` must be {len(names)}, the number of names that are given, got {num_labels}.")
-    return names
-
-
-def _names_by_id(field: str, pairs: list[tuple[int | str, str]]) -> dict[int, str]:
-    """Returns the (id, name) pairs of a field of the configuration by id. Ids and names must not repeat."""
-    ids = [int(i) if str(i).isdecimal() else i for i, _ in pairs]
-    if set(ids) != set(range(len(ids))):
-        raise ValueError(f"`{field}` must be a dict with each id of 0..{len(ids) - 1} once, got the ids {ids}.")
-    names = {int(i): name for i, (_, name) in sorted(zip(ids, pairs, strict=True))}
-    if not all(isinstance(name, str) for name in names.values()):
-        raise ValueError(f"`{field}` must have strings as names, got {list(names.values())}.")
-    if len({normal_name(name) for name in names.values()}) < len(names):
-        raise ValueError(
-            f"`{field}` must be a dict with a different name for each label (NFC and NFD forms of a name are the same), got "
-            f"{list(names.values())}."
-        )
-    return names
+def _config_file(name: str | os.PathLike, subfolder: str = "", **kwargs: Any) -> str:
+    """The config.json of a folder or repository, for messages; or the file itself, which transformers takes, too."""
+    return os.fspath(name) if os.path.isfile(name) else os.path.join(name, subfolder or "", "config.json")
 
 
 __all__ = ["LZNConfig"]

@@ -10,7 +10,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from .checks_lzn import check_at_least
+from .checks_lzn import check_at_least, shown
 from .rk45_lzn import integrate_rk45
 
 
@@ -27,7 +27,7 @@ def check_steps(num_inference_steps: int, t_min: float) -> None:
     """Raises a `ValueError` unless there is at least one step and `t_min` is a time in [0, 1)."""
     check_at_least(1, num_inference_steps=num_inference_steps)
     if not isinstance(t_min, Real) or isinstance(t_min, bool) or not 0 <= t_min < 1:
-        raise ValueError(f"`t_min` must be a number of at least 0 and less than 1, got {t_min!r}.")
+        raise ValueError(f"`t_min` must be a number of at least 0 and less than 1, got {shown(t_min)}.")
 
 
 def integrate_flow(

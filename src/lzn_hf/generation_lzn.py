@@ -11,14 +11,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .checks_lzn import Generators, check_at_least, check_choice, check_generators, check_result, labels_to_ids
+from .checks_lzn import (
+    Generators,
+    check_at_least,
+    check_choice,
+    check_generators,
+    check_result,
+    check_tensor,
+    check_time,
+    labels_to_ids,
+)
 from .flow_lzn import FLOW_SOLVERS, check_steps, integrate_flow
 from .images_lzn import check_output_type, pixel_values_to_images
+from .model_checks_lzn import NO_LABEL, check_decoder_labels
 from .networks_lzn import evaluation_mode
+from .zones_lzn import score_labels
 
 
 class ImageGeneration:
-    """The part of [`LZNModel`] that makes images of labels, or of nothing."""
+    """The part of [`LZNModel`] that decodes: the velocity of the image flow, and images of labels, or of nothing."""
 
     if TYPE_CHECKING:  # what it needs of the model
         config: Any
@@ -28,7 +39,115 @@ class ImageGeneration:
         label_anchors: Any
         get_label_latents: Any
         classify_latents: Any
-        predict_velocity: Any
+        require_label_anchors: Any
+        require_type_reference_anchors: Any
+        _check_images: Any
+
+    def predict_velocity(
+        self,
+        sample: Tensor,
+        t: Tensor | float,
+        latents: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        decoder_anchors: Tensor | None = None,
+        unconditional: bool = False,
+    ) -> Tensor:
+        """Predicts the velocity of the image flow, data - noise.
+
+        Args:
+            sample (`Tensor` of shape `(B, C, H, W)`): `x_t = t x + (1 - t) e`.
+            t (`float` or `Tensor` of shape `(B,)`): time, 0 for noise, 1 for data.
+            latents (`Tensor` of shape `(B, D)`, *optional*): latents of labels or images, or prior noise, which say what to generate.
+                `None` for a model without image encoder, and only for that.
+            labels (`Tensor` of shape `(B,)`, *optional*): labels, for a model that has them. Defaults to the labels of the latents'
+                zones; a model without image encoder needs them.
+            decoder_anchors (`Tensor` of shape `(B, D)`, *optional*): anchors of samples of `config.decoder_data_type`, for a model that has
+                one. Defaults to those of its reference anchors in whose zones the latents lie.
+            unconditional (`bool`, *optional*, defaults to `False`): whether to predict without latents, labels and anchors, of a model
+                that was trained with `config.condition_dropout`.
+
+        Returns:
+            `Tensor` of shape `(B, C, H, W)`: the velocity.
+
+        Raises:
+            ValueError: if the model has no decoder, latents or anchors are missing or not wanted, labels are given to a model without
+                labels, or the model never learnt to do without.
+        """
+        if self.decoder is None:
+            raise ValueError("this model has no image decoder (config.decoder_type is None): it cannot generate.")
+        self._check_images(sample, "sample", look=False)
+        config, size = self.config, sample.shape[0]
+        check_time(t, size)
+        if decoder_anchors is not None and config.decoder_data_type is None:
+            raise ValueError(
+                "`decoder_anchors` must be None for a model whose decoder is given latents alone (config.decoder_data_type is None), got a "
+                f"{type(decoder_anchors).__name__}."
+            )
+        if unconditional:
+            given = [latents, labels, decoder_anchors]
+            if any(one is not None for one in given) or not config.condition_dropout:
+                raise ValueError(
+                    "`unconditional` needs a model trained with `config.condition_dropout` above 0 and takes neither `latents` nor "
+                    f"`labels` nor `decoder_anchors`, got condition_dropout={config.condition_dropout}."
+                )
+            condition = sample.new_zeros(size, config.decoder_condition_dim)
+            if config.num_labels:
+                labels = torch.full(sample.shape[:1], NO_LABEL, device=sample.device)
+        elif self.encoder is None:
+            if latents is not None:
+                raise ValueError(
+                    "`latents` must be None for a model without image encoder, whose decoder does not take them, got a "
+                    f"{type(latents).__name__}."
+                )
+            condition = sample.new_empty(size, 0)
+        elif latents is None:
+            raise ValueError(
+                "`latents` are needed: get_label_latents(labels), get_image_latents(pixel_values), or prior noise "
+                f"torch.randn({size}, {config.latent_dim})."
+            )
+        else:
+            check_tensor("latents", latents, (size, config.latent_dim), finite=False)
+            condition = latents
+            if config.decoder_data_type is not None:
+                if decoder_anchors is None:
+                    decoder_anchors = self._zone_anchors(latents)
+                check_tensor("decoder_anchors", decoder_anchors, (size, config.latent_dim), finite=False)
+                condition = torch.cat([latents, decoder_anchors.to(latents)], dim=1)
+        if labels is None and self.label_anchors is not None and not unconditional:
+            labels = score_labels(config, condition, self.require_label_anchors()).argmax(-1)
+        elif labels is not None and not config.num_labels:
+            self.require_label_anchors()
+        elif labels is not None and not unconditional:
+            check_decoder_labels(labels, size, config.num_labels)
+        t = torch.as_tensor(t, dtype=torch.float32, device=sample.device).expand(size)
+        return self.decoder(sample, t, condition, labels)
+
+    def decoder_conditions(
+        self, latents: Tensor | None, labels: Tensor | None = None, decoder_anchors: Tensor | None = None
+    ) -> dict[str, Tensor | None]:
+        """Completes what the decoder is given: what is not known follows from the zones that the latents lie in.
+
+        Args:
+            latents, labels, decoder_anchors (*optional*): see `predict_velocity`.
+
+        Returns:
+            `dict`: the three by name, each `None` for a model without.
+
+        Raises:
+            ValueError: without reference anchors of the `decoder_data_type`.
+        """
+        if latents is not None:
+            if labels is None and self.label_anchors is not None:
+                labels = self.classify_latents(latents).argmax(-1)
+            if decoder_anchors is None and self.config.decoder_data_type is not None:
+                decoder_anchors = self._zone_anchors(latents)
+        return {"latents": latents, "labels": labels, "decoder_anchors": decoder_anchors}
+
+    def _zone_anchors(self, latents: Tensor) -> Tensor:
+        """The reference anchors `(B, D)` of the `decoder_data_type` in whose zones latents lie."""
+        references = self.require_type_reference_anchors(self.config.decoder_data_type)
+        return references[score_labels(self.config, latents, references).argmax(-1)]
 
     def generate(
         self,
@@ -91,17 +210,17 @@ class ImageGeneration:
             )
             if latents is not None and labels is not None:
                 latents = self.get_label_latents(labels, noise=latents)
-            elif latents is not None and self.label_anchors is not None:
-                labels = self.classify_latents(latents).argmax(-1)
+            given = self.decoder_conditions(latents, labels)
 
             # 3. Images: from noise along the velocity of the decoder.
             chunks = []
             for start in range(0, num_images, batch_size):
                 chunk = slice(start, start + batch_size)
-                conditions = [None if rows is None else rows[chunk] for rows in (latents, labels)]
+                conditions = {name: None if rows is None else rows[chunk] for name, rows in given.items()}
 
                 def velocity_fn(x: Tensor, t: Tensor | float, rows=slice(None), conditions=conditions) -> Tensor:
-                    return self.predict_velocity(x, t, *(c if c is None else c[rows] for c in conditions)).float()
+                    these: Any = {k: None if values is None else values[rows] for k, values in conditions.items()}
+                    return self.predict_velocity(x, t, **these).float()
 
                 chunks.append(integrate_flow(velocity_fn, samples[chunk], solver, num_inference_steps, t_min, 1.0))
         return pixel_values_to_images(check_result("images", torch.cat(chunks)), output_type)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks_lzn import normal_name
+from .checks_lzn import normal_name, shown
 from .modeling_lzn import LZNModel
 from .pipeline_folder_lzn import FlatFolderPipeline
 
@@ -46,21 +46,22 @@ class Guidance:
         return 1 if self.scale == 1 else 2
 
     def guide_conditions(self, labels: Tensor | None, noise: Tensor | None) -> dict[str, Tensor | None]:
-        """Computes the latents and labels of the guide: its own labels of the same names, and the places of the same prior noise in
-        its own zones of these labels. A latent of the model would lie anywhere in them.
+        """Computes what the decoder of the guide is given: its own labels of the same names, the places of the same prior noise in its own
+        zones of these labels (a latent of the model would lie anywhere in them), and the anchors of these places.
 
         Args:
             labels (`Tensor` of shape `(B,)`, *optional*): label ids of the model.
             noise (`Tensor` of shape `(B, D)`, *optional*): the prior noise of the model's latents.
 
         Returns:
-            `dict`: `guide_latents` `(B, D)` and `guide_labels` `(B,)`, each `None` where the guide takes none; empty without a guide.
+            `dict`: `guide_latents` `(B, D)`, `guide_labels` `(B,)` and `guide_decoder_anchors` `(B, D)`, each `None` where the guide takes
+            none; empty without a guide.
         """
         if self.scale == 1 or self.guide is None or labels is None or not self.guide.config.num_labels:
             return {}
         labels = torch.tensor(_matching_ids(self.model, self.guide), device=labels.device)[labels]
         latents = None if self.guide.encoder is None else self.guide.get_label_latents(labels, noise=noise)
-        return {"guide_latents": latents, "guide_labels": labels}
+        return {f"guide_{name}": value for name, value in self.guide.decoder_conditions(latents, labels).items()}
 
     def predict_velocity(
         self,
@@ -68,25 +69,29 @@ class Guidance:
         t: Tensor | float,
         latents: Tensor | None,
         labels: Tensor | None,
+        decoder_anchors: Tensor | None = None,
         guide_latents: Tensor | None = None,
         guide_labels: Tensor | None = None,
+        guide_decoder_anchors: Tensor | None = None,
     ) -> Tensor:
         """Predicts the velocity in float32.
 
         Args:
-            sample, t, latents, labels: see [`LZNModel.predict_velocity`].
-            guide_latents, guide_labels: those of [`Guidance.guide_conditions`].
+            sample, t, latents, labels, decoder_anchors: see [`LZNModel.predict_velocity`].
+            guide_latents, guide_labels, guide_decoder_anchors: those of [`Guidance.guide_conditions`].
 
         Returns:
             `Tensor` of shape `(B, C, H, W)`: the velocity.
         """
-        velocity = self.model.predict_velocity(sample, t, latents, labels).float()
+        velocity = self.model.predict_velocity(sample, t, latents, labels, decoder_anchors=decoder_anchors).float()
         if self.scale == 1:
             return velocity
         if self.guide is None:
             weak = self.model.predict_velocity(sample, t, unconditional=True).float()
         else:
-            weak = self.guide.predict_velocity(sample, t, guide_latents, guide_labels).float()
+            weak = self.guide.predict_velocity(
+                sample, t, guide_latents, guide_labels, decoder_anchors=guide_decoder_anchors
+            ).float()
         return weak + self.scale * (velocity - weak)
 
 
@@ -109,7 +114,7 @@ def resolve_guidance(
         ValueError: for a scale out of range, a scale other than 1 of a model that has nothing to be guided by, and a guide that does not fit.
     """
     if not isinstance(scale, Real) or isinstance(scale, bool) or not math.isfinite(scale) or scale < 0:
-        raise ValueError(f"`guidance_scale` must be a finite number of at least 0, got {scale!r}.")
+        raise ValueError(f"`guidance_scale` must be a finite number of at least 0, got {shown(scale)}.")
     if guide is None:
         if scale != 1 and not model.config.condition_dropout:
             raise ValueError(

@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import math
+import os
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.dataclasses import validate_typed_dict
 from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import ChannelDimension, PILImageResampling
 
+from .checks_lzn import check_choice
+from .files_lzn import check_names, check_plain, find_file, naming, read_object
 from .images_lzn import (
     PIXEL_MODES,
     ImageError,
@@ -27,6 +33,12 @@ from .images_lzn import (
 
 
 MAX_SIZE = 16_384  # a damaged or hostile file could ask for more than the memory
+# Pixel values that black and white may have for a model that is given images in [-1, 1], far above other libraries' mappings.
+MAX_PIXEL_VALUE = 10
+# The files that transformers reads; the first is of processors that hold others.
+FILES = ("processor_config.json", "preprocessor_config.json")
+# What such a file has beside the settings of a processor.
+FILE_FIELDS = ("auto_map", "feature_extractor_type", "image_processor_type", "processor_class", "_processor_class")
 
 
 class LZNImageProcessor(PilBackend):
@@ -75,19 +87,79 @@ class LZNImageProcessor(PilBackend):
     image_std = [0.5, 0.5, 0.5]
 
     @classmethod
+    def get_image_processor_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Reads the settings of a saved processor, see `ImageProcessingMixin.get_image_processor_dict`.
+
+        Raises:
+            OSError: if there is no preprocessor_config.json, or one that is no JSON.
+            ValueError: for settings of a wrong name, type or range; begins with the file.
+        """
+        name = pretrained_model_name_or_path
+        paths = [name] if os.path.isfile(name) else filter(None, (find_file(name, file, kwargs) for file in FILES))
+        for path in paths:
+            fields = read_object(path)
+            with naming(path):
+                nested = fields.get("image_processor", {})
+                if not isinstance(nested, dict):
+                    raise ValueError(f"`image_processor` must be an object, got {nested!r}.")
+                cls.from_dict(nested or fields)
+        return super().get_image_processor_dict(name, **kwargs)
+
+    @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Builds an image processor from the content of a `preprocessor_config.json`; without `do_center_crop` it squeezes."""
+        schema: Any = cls.valid_kwargs
+        settings = schema.__annotations__
+        check_plain(image_processor_dict)
+        check_names(image_processor_dict, {*settings, *FILE_FIELDS}, cls)
+        kind = image_processor_dict.get("image_processor_type")
+        check_choice((None, LZNImageProcessor.__name__, cls.__name__), image_processor_type=kind)
+        validate_typed_dict(schema, {name: value for name, value in image_processor_dict.items() if name in settings})
         return super().from_dict({"do_center_crop": False, **image_processor_dict}, **kwargs)
+
+    def check_fits(self, image_size: int, num_channels: int) -> None:
+        """Raises a `ValueError` unless this processor makes what a model takes: its size, its channels, and values around [-1, 1]."""
+        size = {"height": image_size, "width": image_size}
+        given: Any = self.size
+        own = {"height": given.height, "width": given.width}
+        if self.do_resize and own != size:
+            raise ValueError(
+                f"`size` of the image processor (preprocessor_config.json) must be {size}, as `image_size` of the model (config.json) is "
+                f"{image_size}, got {own}."
+            )
+        if len(self.image_mean) != num_channels:
+            raise ValueError(
+                f"`image_mean` of the image processor (preprocessor_config.json) must be {num_channels} numbers, as `num_channels` of the "
+                f"model (config.json) is {num_channels}, got {list(self.image_mean)}."
+            )
+        white = 255 * (self.rescale_factor if self.do_rescale else 1)
+        for mean, std in zip(self.image_mean, self.image_std, strict=True):
+            ends = [(one - mean) / std if self.do_normalize else one for one in (0, white)]
+            if max(map(abs, ends)) > MAX_PIXEL_VALUE or ends[0] == ends[1]:
+                raise ValueError(
+                    "`rescale_factor`, `image_mean` and `image_std` of the image processor (preprocessor_config.json) must map black and "
+                    f"white to about -1 and 1, which the model takes, got {ends[0]:.3g} and {ends[1]:.3g}."
+                )
 
     def _standardize_kwargs(self, *args: Any, **kwargs: Any) -> dict:
         kwargs = super()._standardize_kwargs(*args, **kwargs)
         mean, std, size = kwargs["image_mean"], kwargs["image_std"], kwargs["size"]
         for name, value in (("image_mean", mean), ("image_std", std)):
-            if not isinstance(value, tuple) or len(value) not in PIXEL_MODES:
+            numbers = isinstance(value, tuple) and all(isinstance(one, Real) and math.isfinite(one) for one in value)
+            if not numbers or len(value) not in PIXEL_MODES:
                 raise ValueError(f"`{name}` must be a list of 1 (grey), 3 (RGB) or 4 (RGBA) numbers, got {value!r}.")
+        if min(std) <= 0:
+            raise ValueError(f"`image_std` must be positive, got {std}.")
+        factor = kwargs["rescale_factor"]
+        if factor is not None and not 0 < factor < math.inf:
+            raise ValueError(f"`rescale_factor` must be positive and finite, got {factor!r}.")
+        if kwargs["resample"] not in (None, *map(int, PILImageResampling)):
+            raise ValueError(f"`resample` must be one of Pillow's filters, 0 to 5, got {kwargs['resample']!r}.")
         if len(mean) != len(std):
             raise ValueError(f"`image_mean` and `image_std` must be equally long, got {mean} and {std}.")
-        if size is not None and not (size.height and size.width):
+        if size is not None and min(size.height or 0, size.width or 0) < 1:
             raise ValueError(f"`size` must be {{'height': ..., 'width': ...}}, got {size}.")
         if size is not None and max(size.height, size.width) > MAX_SIZE:
             raise ValueError(f"`size` must be at most {MAX_SIZE} in height and width, got {size}.")
@@ -106,6 +178,11 @@ class LZNImageProcessor(PilBackend):
             return [images]
         if len(images) == 0:
             raise ValueError("`images` must hold at least one image, got an empty list.")
+        if nested := [image for image in images if isinstance(image, (list, tuple))]:
+            raise ValueError(
+                f"`images` must be one image or a list of images, got a list with a {type(nested[0]).__name__} of "
+                f"{len(nested[0])} in it: pass numbers as an array, and images of several lists in one."
+            )
         batches = [image for image in images if getattr(image, "ndim", 3) == 4]
         if batches and len(batches) == len(images):
             return [image for batch in batches for image in batch]

@@ -17,15 +17,16 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from io import BytesIO
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .checks_lzn import check_choice
+from .checks_lzn import check_choice, is_among, shown, tensor_kind
 
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
@@ -36,6 +37,7 @@ MAX_PIXELS = 64_000_000
 URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
 # Pillow's mode of pixels, by their number of channels.
 PIXEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+ICON = b"\0\0\1\0"
 GREY_MODES = ("1", "L", "LA", "La")
 # Formats that Pillow opens as 32-bit integers (mode "I") while their values have 16 bits.
 SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
@@ -113,7 +115,8 @@ def open_image(source: ImageSource) -> Image.Image:
     if isinstance(path, str) and URL.match(path):
         raise ImageError("is a URL: only local files are opened, so download it and pass its path or its bytes")
     if not os.path.isfile(path):
-        raise ImageError("is a folder" if os.path.isdir(path) else "is not there: no such file")
+        found = "is not a regular file" if os.path.exists(path) else "is not there: no such file"
+        raise ImageError("is a folder" if os.path.isdir(path) else found)
     try:
         with open(path, "rb") as file:
             return _decode(file)
@@ -123,23 +126,54 @@ def open_image(source: ImageSource) -> Image.Image:
 
 def _decode(source: BinaryIO | Image.Image) -> Image.Image:
     try:
+        if not isinstance(source, Image.Image):
+            _check_icon(source)
         image = source if isinstance(source, Image.Image) else Image.open(source)
         if image.format == "EPS":
             raise ImageError("is an EPS file, which is a program to run: convert it")
-        if 0 in image.size:
-            raise ImageError(f"has no pixels: it is {image.width} x {image.height}")
-        if image.width * image.height > MAX_PIXELS:
-            raise ImageError(
-                f"is {image.width} x {image.height}: more than {MAX_PIXELS:,} pixels are not decoded, make it smaller"
-            )
+        _check_size(image.size)
+        if image.format == "ICNS":  # as large as the file in it says, whatever its own header says
+            _check_size(image.icns.getimage(image.best_size).size)  # type: ignore[attr-defined]
         image.load()
+        _check_size(image.size)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"has more than {MAX_PIXELS:,} pixels, which are not decoded: {error}") from error
+    except UnidentifiedImageError as error:  # whose message has the address of a buffer
+        start = b"" if isinstance(source, Image.Image) else _first_bytes(source)
+        raise ImageError(f"cannot be read: it begins with {start!r}, as no image does that Pillow knows") from error
     except Exception as error:  # Pillow's readers raise anything on damaged files: OSError, SyntaxError, struct.error
         raise ImageError(f"cannot be read: {error!r}") from error
     return image
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if 0 in size:
+        raise ImageError(f"has no pixels: it is {width} x {height}")
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"is {width} x {height}: more than {MAX_PIXELS:,} pixels are not decoded, make it smaller")
+
+
+def _check_icon(file: BinaryIO) -> None:
+    """Raises an [`ImageError`] for a Windows icon with a larger image in it than its header says: Pillow decodes it when it opens it."""
+    start = file.read(6)
+    if start[:4] == ICON:
+        entries = file.read(16 * int.from_bytes(start[4:], "little"))
+        for end in range(16, len(entries) + 1, 16):
+            file.seek(int.from_bytes(entries[end - 4 : end], "little"))
+            header = file.read(24)
+            is_png = header.startswith(b"\x89PNG") and len(header) == 24
+            size = struct.unpack(">LL", header[16:]) if is_png else struct.unpack("<ll", header[4:12].ljust(8, b"\1"))
+            if abs(size[0] * size[1]) > (MAX_PIXELS if is_png else 2 * MAX_PIXELS):  # a bitmap has its mask below it
+                _check_size(size)
+    file.seek(0)
+
+
+def _first_bytes(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(8)
 
 
 def flatten_image(image: Image.Image, *, keep_alpha: bool = False) -> Image.Image:
@@ -253,8 +287,13 @@ def as_floats(array: np.ndarray | Tensor, channels_first: bool | None = None) ->
 
 def _channels_first(array: np.ndarray | Tensor, channels_first: bool | None) -> np.ndarray:
     if isinstance(array, Tensor):
-        array = array.detach().cpu()
+        if (kind := tensor_kind(array)) != "dense":
+            raise ImageError(f"must be a dense tensor, got a {kind} one")
+        array = array.detach().cpu().resolve_conj().resolve_neg()
         array = (array.float() if array.is_floating_point() else array).numpy()
+    if isinstance(array, np.ma.MaskedArray):
+        raise ImageError("must say what every pixel is, got a masked array: pass array.filled(value)")
+    array = np.asarray(array)  # a np.matrix has two dimensions, whatever is done to it
     shape = array.shape
     if array.dtype.kind not in "buif":
         raise ImageError(f"must hold integers or floating point values, got an array of {array.dtype}")
@@ -281,13 +320,19 @@ def pixel_values_to_images(pixel_values: Tensor, output_type: str = "pil") -> li
         output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`, `"np"` or `"pt"`.
 
     Raises:
-        ValueError: for another output type or shape.
+        ValueError: for another output type or shape, values that are not floating point, and NaN.
     """
     check_output_type(output_type)
-    if pixel_values.ndim != 4 or pixel_values.shape[1] not in PIXEL_MODES:
-        raise ValueError(
-            f"`pixel_values` must have shape (batch, 1, 3 or 4, height, width), got {tuple(pixel_values.shape)}."
-        )
+    wanted = "`pixel_values` must have shape (batch, 1, 3 or 4, height, width)"
+    if not isinstance(pixel_values, Tensor) or tensor_kind(pixel_values) != "dense":
+        kind = f"a {tensor_kind(pixel_values)} tensor" if isinstance(pixel_values, Tensor) else type(pixel_values)
+        raise ValueError(f"{wanted} and be a dense tensor, got {kind}.")
+    if pixel_values.ndim != 4 or pixel_values.shape[1] not in PIXEL_MODES or 0 in pixel_values.shape[2:]:
+        raise ValueError(f"{wanted}, got {tuple(pixel_values.shape)}.")
+    if not pixel_values.is_floating_point():
+        raise ValueError(f"`pixel_values` must be floating point in [-1, 1], got {pixel_values.dtype}.")
+    if pixel_values.isnan().any():
+        raise ValueError("`pixel_values` must not be NaN, got some that are.")
     images = (pixel_values.detach().float() / 2 + 0.5).clamp(0, 1)
     if output_type == "pt":
         return images
@@ -300,8 +345,8 @@ def pixel_values_to_images(pixel_values: Tensor, output_type: str = "pil") -> li
 
 def check_output_type(output_type: str) -> None:
     """Raises a `ValueError` unless `output_type` is one that [`pixel_values_to_images`] knows."""
-    if output_type not in ("pil", "np", "pt"):
-        raise ValueError(f"`output_type` must be 'pil', 'np' or 'pt', got {output_type!r}.")
+    if not is_among(("pil", "np", "pt"), output_type):
+        raise ValueError(f"`output_type` must be 'pil', 'np' or 'pt', got {shown(output_type)}.")
 
 
 __all__ = [

@@ -61,13 +61,10 @@ def at_most(count: int, limit: int) -> bool:
     return is_exporting() or count <= limit
 
 
-def euclidean_distances(a: Tensor, b: Tensor, compute_mode: str) -> Tensor:
-    """`torch.cdist(a, b, compute_mode=compute_mode)`: `(A, D)`, `(B, D)` -> `(A, B)`."""
+def euclidean_distances(a: Tensor, b: Tensor) -> Tensor:
+    """`torch.cdist(a, b)`, each distance of its own difference: `(A, D)`, `(B, D)` -> `(A, B)`."""
     if not is_exporting_onnx():
-        return torch.cdist(a, b, compute_mode=compute_mode)
-    if compute_mode == "use_mm_for_euclid_dist":
-        squares = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
-        return squares.clamp(min=0).sqrt()
+        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
     blocks = zip(a.split(DISTANCE_BLOCK, dim=1), b.split(DISTANCE_BLOCK, dim=1), strict=True)
     parts = [(x[:, None] - y).square().sum(-1) for x, y in blocks]
     return functools.reduce(torch.add, parts).sqrt()

@@ -19,29 +19,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .latent_export import find_zero, log_ndtr, nanmedian, ndtr, ndtri
+from .latent_export import find_zero, log_ndtr, ndtr, ndtri
 from .latent_kernel import Flow
 from .latent_schedules import (
-    MAX_PAIRS,
     MERGE_DISTANCE,
     NEIGHBOUR_RESOLVED,
     Schedule,
-    adams_decode_schedule,
     adams_encode_schedule,
-    distances,
     nearest_distance,
-    signal_over_noise,
     typical_distance,
 )
 
 
 # Anchors closer than this fraction of the median distance are one anchor: repeated samples, which differ by rounding.
 IDENTICAL = 1e-5
-# Towards the anchors, a grid tells anchors apart that are farther than this fraction of the typical distance; isolated pairs below are
-# told apart in the last step.
-GRID_RESOLUTION = 1 / 50
-# Rows of a large pool that its typical distance is estimated from.
-TYPICAL_ROWS = 512
 # The next neighbour of a pair is this many times farther than the pair is apart. From 2 on a pair is mutual.
 ISOLATION = 4.0
 
@@ -55,66 +46,58 @@ class Pairs(NamedTuple):
     next_distance: Tensor  # (R,) of the next neighbour
     isolated: Tensor  # (R,)
 
+    def to(self, dtype: torch.dtype) -> Pairs:
+        """The same numbers in another floating-point type."""
+        log_weight, distance, next_distance = (x.to(dtype) for x in self[1:4])
+        return Pairs(self.neighbour, log_weight, distance, next_distance, self.isolated)
+
 
 def adams_encode_plan(
-    distance: Tensor, log_weights: Tensor | None, include_own: bool, num_steps: int
+    distance: Tensor, log_weights: Tensor | None, include_own: bool, num_steps: int, dtype: torch.dtype
 ) -> tuple[Schedule, Pairs]:
-    """The grid of rows with distances (B, N) to the anchors, which begins where isolated pairs are one anchor; and the pairs."""
+    """The grid of rows with distances (B, N) to the anchors, which begins where isolated pairs are one anchor; and the pairs.
+
+    Args:
+        distance (`Tensor` of shape `(B, N)`): distances of the rows to the anchors.
+        log_weights, include_own (*optional*): as in [`compute_latents`].
+        num_steps (`int`): number of steps.
+        dtype (`torch.dtype`): of the grid and the pairs.
+
+    Returns:
+        `tuple(Schedule, Pairs)`: both.
+    """
+    log_weights = None if log_weights is None else log_weights.to(distance.dtype)
     typical = typical_distance(distance, log_weights)
     nearest = nearest_distance(distance, typical, log_weights)
-    pairs = find_pairs(distance, typical, log_weights, include_own)
+    pairs = find_pairs(distance, typical, log_weights, include_own).to(dtype)
+    typical, nearest = typical.to(dtype), nearest.to(dtype)
     nearest = torch.where(pairs.isolated[:, None], pairs.next_distance[:, None], nearest)
     merged = torch.where(pairs.isolated, pairs.distance, MERGE_DISTANCE * typical.squeeze(1))[:, None]
     return adams_encode_schedule(distance, nearest, typical, merged, log_weights, include_own, num_steps), pairs
-
-
-def adams_decode_plan(
-    pool: Tensor, log_weights: Tensor | None, num_steps: int, end: float
-) -> tuple[Schedule, Pairs | None]:
-    """The grid towards a pool (N, D), and the isolated pairs that it does not tell apart; none if it ends before t = 1."""
-    # Some rows of a large pool show the typical distance; all are looked at where weights may remove anchors.
-    step = 1 if log_weights is not None else math.ceil(pool.shape[0] / TYPICAL_ROWS)
-    typical = typical_distance(distances(pool[::step], pool, exact=False), log_weights)
-    if log_weights is not None:
-        absent = torch.isneginf(log_weights)[:, None]
-        typical = typical.masked_fill(absent, math.nan)
-    typical = nanmedian(typical, 0)
-    if end < 1:
-        return adams_decode_schedule(torch.full_like(typical, signal_over_noise(end)), typical, num_steps), None
-    parts = []
-    for rows in pool.split(max(1, MAX_PAIRS // pool.shape[0])):
-        distance = distances(rows, pool, exact=False)
-        found = find_pairs(distance, typical, log_weights, include_own=False)
-        parts.append((nearest_distance(distance, typical, log_weights), *found))
-    nearest, *fields = (torch.cat(part) for part in zip(*parts, strict=True))
-    pairs = Pairs(*fields)
-    if log_weights is not None:
-        nearest = nearest.masked_fill(absent, math.inf)
-    resolution = GRID_RESOLUTION * typical
-    pairs = pairs._replace(isolated=pairs.isolated & (pairs.distance < resolution.squeeze()))
-    nearest = torch.where(pairs.isolated[:, None], pairs.next_distance[:, None], nearest)
-    nearest = torch.maximum(nearest.amin(0, keepdim=True), resolution)
-    return adams_decode_schedule(NEIGHBOUR_RESOLVED / nearest, typical, num_steps), pairs
 
 
 @torch.no_grad()
 def find_pairs(distance: Tensor, typical: Tensor, log_weights: Tensor | None, include_own: bool) -> Pairs:
     """Finds the isolated pairs of R anchors in a pool of N, from their distances (R, N) and median distances (R, 1).
 
-    An anchor itself is in the pool, at distance 0, or (`include_own`) beside it, with weight 1.
+    The log-weights are (N,), or (R, N) where each row has a pool of its own. An anchor itself is in the pool, at distance 0, or (`include_own`) beside it, with weight 1.
     """
-    if log_weights is None:
-        log_weights = distance.new_zeros(distance.shape[1])
-    distance = distance.masked_fill(torch.isneginf(log_weights), math.inf)
+    if log_weights is not None:
+        log_weights = log_weights.expand_as(distance)
+        distance = distance.masked_fill(torch.isneginf(log_weights), math.inf)
     identical = distance <= IDENTICAL * typical
-    own = torch.where(identical, log_weights, -math.inf).logsumexp(1)
+    if log_weights is None:
+        own = identical.sum(1).to(distance.dtype).log()
+    else:
+        own = torch.where(identical, log_weights, -math.inf).logsumexp(1)
     if include_own:
         own = torch.logaddexp(own, torch.zeros_like(own))
     others = distance.masked_fill(identical, math.inf)
     nearest, index = others.min(1)
-    following = others.scatter(1, index[:, None], math.inf).amin(1)
+    following = others.scatter_(1, index[:, None], math.inf).amin(1)
     isolated = torch.isfinite(following) & torch.isfinite(own) & (following >= ISOLATION * nearest)
-    return Pairs(index, log_weights[index] - own, nearest, following, isolated)
+    log_weight = -own if log_weights is None else log_weights.gather(1, index[:, None]).squeeze(1) - own
+    return Pairs(index, log_weight, nearest, following, isolated)
 
 
 def approach_pairs(u: Tensor, anchors: Tensor, pool: Tensor, pairs: Pairs, s: Tensor) -> Tensor:
@@ -132,6 +115,9 @@ def approach_pairs(u: Tensor, anchors: Tensor, pool: Tensor, pairs: Pairs, s: Te
     Returns:
         `Tensor` of shape `(B, D)`: u at s.
     """
+    # Most pools have no pair, and the search below would be a third of the time of a few rows. A GPU would have to be waited for.
+    if u.device.type == "cpu" and not torch.compiler.is_compiling() and not pairs.isolated.any():
+        return u
     direction, d = _directions(anchors, pool[pairs.neighbour], pairs.isolated)
     x = (u * direction).sum(1)
     shift = s.squeeze(1) * d
@@ -147,7 +133,7 @@ def leave_pairs(
 
     Args:
         flow ([`Flow`]): the anchors and the reference r.
-        pairs ([`Pairs`]): the isolated pairs among all anchors of the pool.
+        pairs ([`Pairs`]): the surroundings of the anchors `top`.
         u (`Tensor` of shape `(B, D)`): the rows at s, in coordinates `y = s r + u`.
         s (`Tensor` of shape `(1 | B, 1)`): signal over noise before the step.
         top (`Tensor` of shape `(B,)`): the most probable anchor of each row, which may be the wrong one of a pair.
@@ -157,10 +143,10 @@ def leave_pairs(
     Returns:
         `tuple(Tensor, Tensor)`: u `(B, D)` and s `(B, 1)` after the step.
     """
-    anchors, isolated = flow.pool[top], pairs.isolated[top]
-    direction, d = _directions(anchors, flow.pool[pairs.neighbour[top]], isolated)
-    weight = pairs.log_weight[top].masked_fill(~isolated, 0.0).exp()
-    s_apart = torch.maximum(NEIGHBOUR_RESOLVED / pairs.distance, s_next.squeeze())[top][:, None]
+    anchors = flow.pool[top]
+    direction, d = _directions(anchors, flow.pool[pairs.neighbour], pairs.isolated)
+    weight = pairs.log_weight.masked_fill(~pairs.isolated, 0.0).exp()
+    s_apart = torch.maximum(NEIGHBOUR_RESOLVED / pairs.distance, s_next.squeeze(1))[:, None]
     v = u + s * (flow.reference - anchors)  # about the anchor
     x = (v * direction).sum(1)
     mass = ndtr(x) + weight * ndtr(x - s.squeeze(1) * d)
@@ -169,7 +155,7 @@ def leave_pairs(
     other = s_apart.squeeze(1) * d + ndtri(((mass - 1) / weight).clamp(tiny, 1 - tiny))
     v = v + (torch.where(mass < 1, own, other) - x)[:, None] * direction
     u_apart = v - s_apart * (flow.reference - anchors)
-    isolated = isolated[:, None]
+    isolated = pairs.isolated[:, None]
     return torch.where(isolated, u_apart, u_next), torch.where(isolated, s_apart, s_next)
 
 

@@ -41,10 +41,6 @@ LEAST_DENSITY = 1e-3
 START = 2.0
 
 
-# Pairs of a row and an anchor that are looked at at once: 128 MB in float64.
-MAX_PAIRS = 2**24
-
-
 class Schedule(NamedTuple):
     """A linear multistep method: `y <- y + sum_j weights[k, j] * E_{k-j}` after evaluating E_k at `s[k]`, k = 0..S-1."""
 
@@ -120,37 +116,47 @@ def adams_encode_schedule(
         num_steps (`int`): number of steps.
     """
     mesh = torch.linspace(0, 1, MESH_POINTS, dtype=nearest.dtype, device=nearest.device)
-    s_hi = NEIGHBOUR_UNSEEN / nearest
-    s, slope = _sinh_mesh(mesh, s_hi, typical)  # (R, M): s, and ds by the mesh
+    s_hi, start = NEIGHBOUR_UNSEEN / nearest, torch.zeros_like(nearest)
+    s, slope = _sinh_mesh(mesh, s_hi, typical, start)  # (R, M): s, and ds by the mesh
     d, log_mass = _distance_classes(distance, typical, merged, log_weights, include_own)
     sd = s[:, :, None] * d[:, None]  # (R, M, K)
     p = torch.softmax(log_mass[:, None] - sd.square() / SIGHT, dim=-1)
     density = (p * d[:, None].square() / (1 + (sd / TURNING).square())).sum(-1).sqrt()
     density = density + LEAST_DENSITY * nearest  # where nothing is in sight, and for a pool of one
     quantiles = torch.arange(num_steps, -1, -1, dtype=mesh.dtype, device=mesh.device) / num_steps
-    s = _equidistributed(mesh, density * slope, quantiles, s_hi, typical)
+    s = _equidistributed(mesh, density * slope, quantiles, s_hi, typical, start)
     return Schedule(s, _adams_weights(s))
 
 
-def adams_decode_schedule(s_hi: Tensor, typical: Tensor, num_steps: int) -> Schedule:
-    """A grid for all rows from s = 0 to s_hi, with the distance of typical anchors, (1, 1) both.
+@torch.no_grad()
+def adams_decode_schedule(s_hi: Tensor, typical: Tensor, num_steps: int, past: Tensor | None = None) -> Schedule:
+    """A grid from s = 0 to s_hi, with the distance of typical anchors.
 
     Even in s around the prior, in log s beyond, and three times as dense at the prior, where the first steps know no past and are of
     low order.
+
+    Args:
+        s_hi (`Tensor` of shape `(1 | R, 1)`): where the grid of all rows, or of each, ends.
+        typical (`Tensor` of shape `(1, 1)`): the distance of typical anchors.
+        num_steps (`int`): number of points.
+        past (`Tensor` of shape `(K, 1, 1)`, *optional*): the first K points of the grid, that rows have already been at.
     """
-    mesh = torch.linspace(0, 1, MESH_POINTS, dtype=typical.dtype, device=typical.device)
-    s, _ = _sinh_mesh(mesh, s_hi, typical)
+    start = s_hi.new_zeros(1, 1) if past is None else past[-1]
+    mesh = torch.linspace(0, 1, MESH_POINTS, dtype=s_hi.dtype, device=s_hi.device)
+    s, _ = _sinh_mesh(mesh, s_hi, typical, start)
     density = 1 + START * torch.exp(-s * typical / TURNING)
-    quantiles = torch.linspace(0, 1, num_steps, dtype=mesh.dtype, device=mesh.device)
-    s = _equidistributed(mesh, density, quantiles, s_hi, typical)
+    points = num_steps if past is None else num_steps + 1 - past.shape[0]
+    quantiles = torch.linspace(0, 1, points, dtype=mesh.dtype, device=mesh.device)
+    s = _equidistributed(mesh, density, quantiles, s_hi, typical, start)
+    if past is not None:
+        s = torch.cat([past.expand(-1, s.shape[1], -1), s[1:]])
     s = torch.cat([s, s[-1:]])  # the end point is the last expected anchor: nothing to step to
     return Schedule(s, _adams_weights(s))
 
 
-def distances(a: Tensor, b: Tensor, exact: bool = True) -> Tensor:
-    """Euclidean distances (A, N), also small ones; not `exact`: by a matrix product, to 1e-7 of the norms of a and b."""
-    mode = "use_mm_for_euclid_dist" if not exact and a.dtype == torch.float64 else "donot_use_mm_for_euclid_dist"
-    return euclidean_distances(a, b, mode)
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances (A, N), also small ones, each of its own difference."""
+    return euclidean_distances(a, b)
 
 
 def typical_distance(distance: Tensor, log_weights: Tensor | None) -> Tensor:
@@ -176,24 +182,27 @@ def signal_over_noise(t: float) -> float:
     return t / (1 - t) if t < 1 else math.inf
 
 
-def _sinh_mesh(x: Tensor, s_hi: Tensor, typical: Tensor) -> tuple[Tensor, Tensor]:
-    """`s = c sinh(x asinh(s_hi / c))` with `c = 4 / typical`, and ds/dx: even in s around the prior, in log s beyond.
+def _sinh_mesh(x: Tensor, s_hi: Tensor, typical: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """s at x in [0, 1] from `start` to s_hi, and ds/dx: even in s around the prior, in log s beyond.
 
-    (M,) or (R, M), (R, 1), (R, 1) -> (R, M), (R, M).
+    `s = c sinh(x asinh(s_hi / c) + (1 - x) asinh(start / c))` with `c = 4 / typical`. (M,) or (R, M), (R, 1), (R, 1), (R, 1) -> (R, M), (R, M).
     """
     c = TURNING / typical
-    rate = asinh(s_hi / c)
-    return c * sinh(x * rate), c * rate * cosh(x * rate)
+    first = asinh(start / c)
+    rate = asinh(s_hi / c) - first
+    return c * sinh(first + x * rate), c * rate * cosh(first + x * rate)
 
 
-def _equidistributed(mesh: Tensor, density: Tensor, quantiles: Tensor, s_hi: Tensor, typical: Tensor) -> Tensor:
+def _equidistributed(
+    mesh: Tensor, density: Tensor, quantiles: Tensor, s_hi: Tensor, typical: Tensor, start: Tensor
+) -> Tensor:
     """Quantiles (S,) of the distribution of s with a density (R, M) over the mesh (M,): (S, R, 1)."""
     count = F.pad(((density[:, 1:] + density[:, :-1]) / 2).cumsum(-1), (1, 0))
     count = count / count[:, -1:]
     right = (count[:, None] <= quantiles[:, None]).sum(-1).clamp(1, mesh.shape[0] - 1)  # (R, S)
     below, above = count.gather(1, right - 1), count.gather(1, right)
     x = mesh[right - 1] + (quantiles - below) / (above - below) * (mesh[1] - mesh[0])
-    return _sinh_mesh(x, s_hi, typical)[0].T[:, :, None]
+    return _sinh_mesh(x, s_hi, typical, start)[0].T[:, :, None]
 
 
 def _distance_classes(
@@ -204,7 +213,16 @@ def _distance_classes(
     An anchor counts for the two classes that it lies between, so that the masses are continuous in the distances.
     """
     count = 2 * (CLASS_OCTAVES[1] - CLASS_OCTAVES[0])
-    x = (distance / typical).float().log2_().sub_(CLASS_OCTAVES[0]).mul_(2).clamp_(0, count - 1).nan_to_num_()
+    merged = merged.to(distance.dtype)
+    x = (
+        (distance / typical.to(distance.dtype))
+        .float()
+        .log2_()
+        .sub_(CLASS_OCTAVES[0])
+        .mul_(2)
+        .clamp_(0, count - 1)
+        .nan_to_num_()
+    )
     lower = x.floor().clamp_(max=count - 2)
     upper_share = (x - lower).to(distance.dtype)
     lower = lower.long()
@@ -221,7 +239,7 @@ def _distance_classes(
     if include_own:
         mass[:, -1] += (-largest).exp()
     octaves = CLASS_OCTAVES[0] + torch.arange(count, dtype=distance.dtype, device=distance.device) / 2
-    return F.pad(octaves.exp2() * typical, (0, 1)), mass.log()
+    return F.pad(octaves.exp2() * typical, (0, 1)), mass.log().to(typical.dtype)
 
 
 def _adams_weights(s: Tensor) -> Tensor:

@@ -18,29 +18,27 @@ dimensions, S evaluations of the expected anchor. All functions are pure and dif
 
 Precision: everything is computed in float64 (float32 on devices that lack it), whatever autocast says. Late in the flow logits are
 small differences of products of size s |u| |a|, which float32 would round by up to 1e-3 where anchors almost coincide. Results are
-float32, or float64 if an input is. The matrix products of the default solver's backward have the precision of the results.
+float32, or float64 if an input is. The matrix products of the default solver's backward have the precision of the results; where float64
+is slow, those of its forward are float32 in slices, see [`latent_products`], while torch.set_float32_matmul_precision is "highest".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from .latent_export import at_most
+from .latent_arrival import Arrival, adams_decode_plan, arrive
 from .latent_kernel import Flow, expected_anchor
-from .latent_pairs import Pairs, adams_decode_plan, adams_encode_plan, approach_pairs, leave_pairs
-from .latent_schedules import DPM_EPS, MAX_PAIRS, Schedule, distances, published_schedule
+from .latent_memory import in_parts, kept_evaluations
+from .latent_pairs import adams_encode_plan, approach_pairs
+from .latent_products import SlicedPool, has_fast_float64, slice_pool
+from .latent_schedules import DPM_EPS, Schedule, distances, published_schedule
 
 
 SOLVERS = ("adams", "euler", "dpmsolver++")
 REDUCTIONS = ("prob", "log_prob", "mean_log_prob")
-
-# Probabilities of all steps together that are kept for backward, which computes them again if there are more. 64 MB in float64.
-MAX_KEPT = 2**23
 
 
 def compute_latents(
@@ -88,16 +86,19 @@ def compute_latents(
 
     dtype = _result_dtype(anchors, noise, pool, log_weights)
     with torch.autocast(anchors.device.type, enabled=False):
+        pool = _in_compute_dtype(pool)
         encode = partial(
             _encode,
-            pool=_in_compute_dtype(pool),
+            pool=pool,
+            sliced=_sliced(pool, solver, dtype),
             log_weights=None if log_weights is None else _in_compute_dtype(log_weights),
             include_own=include_own,
             solver=solver,
             num_steps=num_steps,
+            kept_steps=kept_evaluations(anchors, pool, num_steps),
             dtype=dtype,
         )
-        (latents,) = _by_rows(encode, pool.shape[0], _in_compute_dtype(anchors), _in_compute_dtype(noise))
+        (latents,) = in_parts(encode, pool.shape[0], _in_compute_dtype(anchors), _in_compute_dtype(noise))
         return latents.to(dtype)
 
 
@@ -150,21 +151,25 @@ def trace_assignments(
     with torch.autocast(latents.device.type, enabled=False):
         pool = _in_compute_dtype(pool)
         log_weights = None if log_weights is None else _in_compute_dtype(log_weights)
-        pairs = None
+        # Without targets no reference is near a row, and products would have to be more exact than slices are.
+        arrival, sliced = None, None if targets is None else _sliced(pool, solver, dtype)
         if solver == "adams":
-            schedule, pairs = adams_decode_plan(pool.detach(), log_weights, num_steps, end)
+            seen = pool.detach() if sliced is None else pool.detach().float()
+            schedule, arrival = adams_decode_plan(seen, log_weights, num_steps, end, pool.dtype)
         else:
             schedule = published_schedule(solver, num_steps, decode=True, like=pool, end=end)
         decode = partial(
             _decode,
             pool=pool,
+            sliced=sliced,
             log_weights=log_weights,
             solver=solver,
             schedule=schedule,
-            pairs=pairs,
+            arrival=arrival,
+            kept_steps=kept_evaluations(latents, pool, num_steps),
             dtype=dtype,
         )
-        points, log_probs = _by_rows(decode, pool.shape[0], _in_compute_dtype(latents), targets)
+        points, log_probs = in_parts(decode, pool.shape[0], _in_compute_dtype(latents), targets)
         return points.to(dtype), log_probs.transpose(0, 1).to(dtype)
 
 
@@ -208,9 +213,9 @@ def _integrate(
     *,
     targets: Tensor | None = None,
     all_log_probs: bool = False,
-    pairs: Pairs | None = None,
+    arrival: Arrival | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Integrates (2) along the schedule. The step to the last evaluation takes rows to where isolated `pairs` are apart.
+    """Integrates (2) along the schedule. With an `arrival`, the step to the last evaluation takes each row to where its anchors are apart.
 
     Returns:
         `tuple(Tensor, Tensor, list[Tensor])`: the last `u` (B, D), the last expected anchor (B, D), and the log-probabilities of every
@@ -218,18 +223,19 @@ def _integrate(
     """
     drifts: list[Tensor] = []
     records: list[Tensor] = []
-    s = schedule.s[0]
-    for k, weights in enumerate(schedule.weights):
-        leaves = pairs is not None and k == schedule.weights.shape[0] - 2
-        drift, record, top = expected_anchor(flow, u, s, targets, all_log_probs, want_top=leaves)
+    s, last_step = schedule.s[0], schedule.weights.shape[0] - 2
+    for k in range(schedule.weights.shape[0]):
+        arrives = arrival is not None and k == last_step
+        keep = k < flow.kept_steps
+        drift, record, top = expected_anchor(flow, u, s, targets, all_log_probs, want_top=arrives, keep=keep)
         if record is not None:
             records.append(record)
         drifts = [drift, *drifts[:2]]
         u_next, s_next = u, schedule.s[k + 1]
-        for w, d in zip(weights, drifts, strict=False):  # Euler weighs one, the first steps know fewer
+        for w, d in zip(schedule.weights[k], drifts, strict=False):  # Euler weighs one, the first steps know fewer
             u_next = torch.addcmul(u_next, w, d)
-        if pairs is not None and top is not None:
-            u_next, s_next = leave_pairs(flow, pairs, u, s, top, u_next, s_next)
+        if arrival is not None and top is not None:
+            u_next, s_next = arrive(flow, arrival, u, s, top, u_next, s_next)
         u, s = u_next, s_next
     return u, flow.reference + drifts[0], records
 
@@ -239,16 +245,19 @@ def _encode(
     u: Tensor,
     *,
     pool: Tensor,
+    sliced: SlicedPool | None,
     log_weights: Tensor | None,
     include_own: bool,
     solver: str,
     num_steps: int,
+    kept_steps: int,
     dtype: torch.dtype,
 ) -> tuple[Tensor]:
     """Latents (B, D) of anchors (B, D) with noise u (B, D), for results in `dtype`."""
-    distance = distances(anchors.detach(), pool.detach())
+    pair_dtype = u.dtype if sliced is None else torch.float32  # a row is all about its own anchor
+    distance = distances(anchors.detach().to(pair_dtype), pool.detach().to(pair_dtype))
     if solver == "adams":
-        schedule, pairs = adams_encode_plan(distance, log_weights, include_own, num_steps)
+        schedule, pairs = adams_encode_plan(distance, log_weights, include_own, num_steps, u.dtype)
         u = approach_pairs(u, anchors, pool, pairs, schedule.s[0])
     else:
         schedule = published_schedule(solver, num_steps, decode=False, like=anchors)
@@ -258,8 +267,9 @@ def _encode(
         squared_distances=distance.square_(),
         log_weights=log_weights,
         include_own=include_own,
-        keep_probabilities=at_most(distance.numel() * num_steps, MAX_KEPT),
+        kept_steps=kept_steps,
         gradient_dtype=_gradient_dtype(solver, dtype, u),
+        sliced=sliced,
     )
     u, _, _ = _integrate(flow, u, schedule)
     if solver == "dpmsolver++":  # published: the latent is x_t at t = DPM_EPS, not extrapolated to t = 0
@@ -272,10 +282,12 @@ def _decode(
     targets: Tensor | None,
     *,
     pool: Tensor,
+    sliced: SlicedPool | None,
     log_weights: Tensor | None,
     solver: str,
     schedule: Schedule,
-    pairs: Pairs | None,
+    arrival: Arrival | None,
+    kept_steps: int,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Points (B, D) and log-probabilities (B, S) or (B, S, N) of latents (B, D), for results in `dtype`."""
@@ -287,29 +299,28 @@ def _decode(
         squared_distances=distances(reference.detach(), pool.detach()).square_(),
         log_weights=log_weights,
         include_own=False,
-        keep_probabilities=at_most(latents.shape[0] * pool.shape[0] * schedule.weights.shape[0], MAX_KEPT),
+        kept_steps=kept_steps,
         gradient_dtype=_gradient_dtype(solver, dtype, latents),
+        sliced=sliced,
     )
     u = latents
     if solver == "dpmsolver++":  # published: the latent is taken to be x_t at t = DPM_EPS
         u = latents / (1 - DPM_EPS) - schedule.s[0] * reference
-    u, expected, records = _integrate(flow, u, schedule, targets=targets, all_log_probs=targets is None, pairs=pairs)
+    u, expected, records = _integrate(
+        flow, u, schedule, targets=targets, all_log_probs=targets is None, arrival=arrival
+    )
     s_end = schedule.s[-1]
     points = (s_end * reference + u) / (1 + s_end) if solver == "dpmsolver++" else expected  # x_t = y / (1 + s)
     return points, torch.stack(records, dim=1)
 
 
-def _by_rows(
-    function: Callable[..., tuple[Tensor, ...]], pool_size: int, rows: Tensor, others: Tensor | None
-) -> tuple[Tensor, ...]:
-    """`function(rows, others)` in chunks of at most MAX_PAIRS pairs of a row and an anchor, which backward computes again."""
-    size = max(1, MAX_PAIRS // pool_size)
-    if at_most(rows.shape[0], size):
-        return function(rows, others)
-    chunks = rows.split(size)
-    other_chunks = [None] * len(chunks) if others is None else others.split(size)
-    results = [checkpoint(function, *chunk, use_reentrant=False) for chunk in zip(chunks, other_chunks, strict=True)]
-    return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
+def _sliced(pool: Tensor, solver: str, dtype: torch.dtype) -> SlicedPool | None:
+    """The pool for products in float32, if results in `dtype` allow them and float64 is slow. Published numbers are not touched."""
+    if dtype == torch.float64 or solver != "adams" or has_fast_float64(pool.device):
+        return None
+    if torch.get_float32_matmul_precision() != "highest":  # TensorFloat-32 keeps 11 bits of what is left of the slices
+        return None
+    return slice_pool(pool.detach())
 
 
 def _in_compute_dtype(x: Tensor) -> Tensor:
@@ -329,6 +340,8 @@ def _gradient_dtype(solver: str, dtype: torch.dtype, like: Tensor) -> torch.dtyp
 
 
 def _check_matrix(name: str, value: Tensor, like: tuple[str, Tensor] | None = None, rows: bool = False) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"`{name}` must be a floating-point matrix (rows, latent_dim), got {type(value).__name__}.")
     if value.ndim != 2 or 0 in value.shape or not value.is_floating_point():
         raise ValueError(
             f"`{name}` must be a floating-point matrix (rows, latent_dim) that is not empty, got {value.dtype} of shape {tuple(value.shape)}."

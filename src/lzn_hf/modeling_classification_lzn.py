@@ -12,7 +12,8 @@ from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from .configuration_lzn import LZNConfig
 from .distributed_lzn import gather_with_gradient
-from .losses_lzn import check_labels, label_losses
+from .losses_lzn import label_losses
+from .model_checks_lzn import check_labels
 from .modeling_lzn import LZNModel, LZNPreTrainedModel
 from .zones_lzn import draw_latents, score_labels
 
@@ -74,9 +75,9 @@ class LZNForImageClassification(LZNPreTrainedModel):
         if output_hidden_states is None:  # a None that is passed on counts as given
             output_hidden_states = self.config.output_hidden_states
         label_anchors = self.lzn.require_label_anchors()
+        outputs = self.lzn(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
         if labels is not None:
             check_labels(labels, pixel_values.shape[0], label_anchors.shape[0])
-        outputs = self.lzn(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
         loss = None
         if self.training:
             latents = self._place_in_batch(outputs.anchors)

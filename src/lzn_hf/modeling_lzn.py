@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,18 +13,20 @@ from transformers import PreTrainedModel
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .anchors_lzn import LabelAnchors, ReferenceAnchors
-from .checks_lzn import check_choice, check_pixel_values
+from .checks_lzn import check_choice, check_tensor
 from .configuration_lzn import LZNConfig
 from .generation_lzn import ImageGeneration
 from .latent_zones import compute_latents
 from .layers_ncsnpp import ResidualBlock
 from .loading_lzn import WholeWeights
-from .losses_lzn import NO_LABEL, LZNOutput, check_labels, joint_losses, view_losses
-from .networks_lzn import build_decoder, build_encoder, evaluation_mode
+from .losses_lzn import LZNOutput, joint_losses, reconstruction_loss, view_losses
+from .model_checks_lzn import check_draws, check_images, check_labels, check_views
+from .networks_lzn import build_decoder, build_encoder, build_type_encoders, evaluation_mode
 from .networks_ncsnpp import NCSNPP_LAYERS
 from .networks_resnet import RESNET_LAYERS, Bottleneck
 from .saving_lzn import ReadableWeights
-from .zones_lzn import draw_noise, place_anchors, place_images, score_labels
+from .types_lzn import DataTypes, all_inputs
+from .zones_lzn import given_noise, place_anchors, place_images, score_labels
 
 
 EMBEDDING_KINDS = ("embeddings", "features", "anchors")  # of `get_image_features`
@@ -52,7 +56,7 @@ class LZNPreTrainedModel(WholeWeights, ReadableWeights, PreTrainedModel):
             module.reset_parameters()
 
 
-class LZNModel(ImageGeneration, LZNPreTrainedModel):
+class LZNModel(DataTypes, ImageGeneration, LZNPreTrainedModel):
     """Image encoder, image decoder and label anchors that share one latent space (arXiv 2509.15591).
 
     Images are `(B, C, H, W)` in [-1, 1]; labels are int64 `(B,)`; in the image flow `t = 0` is noise and `t = 1` the image.
@@ -70,6 +74,9 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
         latent_dim = config.latent_dim
         self.label_anchors = LabelAnchors(num_labels, latent_dim, config.label_anchor_std) if num_labels else None
         self.reference_anchors = ReferenceAnchors(num_reference_anchors, latent_dim) if num_reference_anchors else None
+        self.type_encoders = build_type_encoders(config)
+        counts = (config.num_type_reference_anchors or {}).items()
+        self.reference_samples = nn.ModuleDict({k: ReferenceAnchors(n, latent_dim) for k, n in counts})
         self.post_init()
 
     @capture_outputs(tie_last_hidden_states=False)
@@ -79,11 +86,17 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
         labels: Tensor | None = None,
         *,
         second_views: Tensor | None = None,
+        latents: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        data_types: Mapping[str, Mapping[str, Tensor]] | None = None,
         return_loss: bool | None = None,
         noise: Tensor | None = None,
         sample_noise: Tensor | None = None,
         timesteps: Tensor | None = None,
         generator: torch.Generator | None = None,
+        decoder_anchors: Tensor | None = None,
+        pool_group: Any = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> LZNOutput | tuple:
@@ -100,36 +113,73 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
             pixel_values (`Tensor` of shape `(B, C, H, W)`): images in [-1, 1].
             labels (`Tensor` of shape `(B,)`, *optional*): int64 labels.
             second_views (`Tensor` of shape `(B, C, H, W)`, *optional*): another random view of each image, without labels.
-            return_loss (`bool`, *optional*): whether to compute the losses. Defaults to whether labels are given; with second views
-                the loss is always computed.
+            latents (`Tensor` of shape `(B, D)`, *optional*): the latents of the images, where they are known: the images are not encoded,
+                and the loss is that of reconstruction alone.
+            input_ids, attention_mask (`Tensor` of shape `(B, L)`, *optional*): a text of each image, for a model with `text_config`. The
+                latents of the images are aligned with its zone, too.
+            data_types (`Mapping`, *optional*): likewise, the inputs of the encoders of other data types, by name.
+            return_loss (`bool`, *optional*): whether to compute the losses. Defaults to whether labels or other data types are given;
+                with second views the loss is always computed.
             noise (`Tensor` of shape `(B, D)`, *optional*): prior noise of the latents.
             sample_noise (`Tensor` of shape `(B, C, H, W)`, *optional*): the noise e of the image flow.
             timesteps (`Tensor` of shape `(B,)`, *optional*): the times t of the image flow in [0, 1].
             generator (`torch.Generator`, *optional*): draws the three above where they are not given: with one state on all processes,
                 for the batch of all, of which each takes its rows.
+            decoder_anchors (`Tensor` of shape `(B, D)`, *optional*): beside `latents`, for a model with a `decoder_data_type`, the anchors of
+                the samples of that type.
+            pool_group (`ProcessGroup`, *optional*): the processes whose images share a pool, all by default.
             output_hidden_states (`bool`, *optional*): whether to return the feature maps after each block of the encoder, too.
             return_dict (`bool`, *optional*): whether to return an [`LZNOutput`] (default) or a tuple.
 
         Raises:
-            ValueError: for images or labels of a wrong shape or range, labels beside second views, a batch of one image in the whole
-                pool, and for a loss of a model that has neither decoder nor labels.
+            ValueError: for images or labels of a wrong shape or range, labels or latents beside second views, a batch of one image in
+                the whole pool, and for a loss of a model that has neither decoder nor labels.
         """
-        losses: dict[str, Any] = {}
-        features = anchors = hidden = None
+        self._check_images(pixel_values)
         if second_views is not None:
-            if labels is not None or second_views.shape != pixel_values.shape:
+            check_views(pixel_values, second_views, labels)
+            self._check_images(second_views, "second_views")
+        draws = {"latents": latents, "noise": noise, "sample_noise": sample_noise, "timesteps": timesteps}
+        check_draws(pixel_values, self.config.latent_dim, finite=not self.training, **draws)
+        losses: dict[str, Any] = {}
+        features = anchors = hidden = reconstruct = None
+        given = all_inputs(data_types, input_ids, attention_mask, fits=latents is None and second_views is None)
+        if self.decoder is not None:
+            reconstruct = partial(
+                reconstruction_loss,
+                self.predict_velocity,
+                pixel_values,
+                labels=labels,
+                sample_noise=sample_noise,
+                timesteps=timesteps,
+                generator=generator,
+                condition_dropout=self.config.condition_dropout if self.training else 0.0,
+            )
+        if decoder_anchors is not None and latents is None:
+            raise ValueError(
+                "`decoder_anchors` are given beside `latents` alone: without these, the model encodes the samples itself."
+            )
+        if latents is not None:
+            if second_views is not None or reconstruct is None:
                 raise ValueError(
-                    f"`second_views` must have the shape of `pixel_values`, {tuple(pixel_values.shape)}, and come without `labels`, "
-                    f"got {tuple(second_views.shape)}{'' if labels is None else ' and labels'}."
+                    "`latents` are for the loss of an image decoder alone, got "
+                    f"{'a model without one' if reconstruct is None else '`second_views`, too'}."
                 )
-            features, anchors, hidden = self._encode(torch.cat([pixel_values, second_views]))
+            loss = reconstruct(latents, decoder_anchors=decoder_anchors)
+            losses = {"loss": loss, "reconstruction_loss": loss}
+        elif second_views is not None:
+            features, anchors, hidden = self._encode(torch.cat([pixel_values, second_views]), check=False)
             features, (anchors, targets), hidden = features.chunk(2)[0], anchors.chunk(2), hidden.chunk(2)[0]
-            losses = view_losses(self.config, anchors, targets, noise, generator)
+            losses = view_losses(self.config, anchors, targets, noise, generator, pool_group)
         else:
             if self.encoder is not None:
-                features, anchors, hidden = self._encode(pixel_values)
-            if labels is not None if return_loss is None else return_loss:
-                losses = joint_losses(self, pixel_values, anchors, labels, noise, sample_noise, timesteps, generator)
+                features, anchors, hidden = self._encode(pixel_values, check=False)
+            types = self.encode_types(given, pixel_values.shape[0])
+            losses = {"type_anchors": {name: one[0] for name, one in types.items()}} if types else {}
+            if labels is not None or bool(given) if return_loss is None else return_loss:
+                if self.config.num_labels:
+                    check_labels(labels, pixel_values.shape[0], self.config.num_labels)
+                losses |= joint_losses(self, anchors, labels, reconstruct, noise, generator, pool_group, types)
         embeddings = anchors if self.config.embedding_kind == "anchors" else features
         return LZNOutput(
             embeddings=embeddings,
@@ -188,7 +238,9 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
             ValueError: for images of a wrong shape or range, and for a single image without pool and reference anchors.
         """
         anchors = self.get_image_anchors(pixel_values)
-        noise = draw_noise(anchors, generator) if noise is None else noise
+        noise = given_noise(noise, anchors, generator, finite=not self.training)
+        if pool is not None:
+            check_tensor("pool", pool, ("N", anchors.shape[1]), finite=not self.training)
         if pool is None and self.reference_anchors is not None:
             pool = self.reference_anchors()
         if pool is None and anchors.shape[0] == 1:
@@ -215,9 +267,9 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
             ValueError: if the model has no labels, or a label is out of range.
         """
         label_anchors = self.require_label_anchors()
-        check_labels(labels, labels.numel(), label_anchors.shape[0])
+        check_labels(labels, None, label_anchors.shape[0])
         anchors = label_anchors[labels]
-        noise = draw_noise(anchors, generator) if noise is None else noise
+        noise = given_noise(noise, anchors, generator, finite=not self.training)
         solver, num_steps = self.config.alignment_solver, self.config.alignment_num_steps
         return compute_latents(anchors, noise, label_anchors, solver=solver, num_steps=num_steps)
 
@@ -227,7 +279,9 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
         Raises:
             ValueError: if the model has no labels, or the shape does not fit.
         """
-        return score_labels(self.config, latents, self.require_label_anchors())
+        label_anchors = self.require_label_anchors()
+        check_tensor("latents", latents, ("B", label_anchors.shape[1]), finite=not self.training)
+        return score_labels(self.config, latents, label_anchors)
 
     def classify_images(self, pixel_values: Tensor) -> Tensor:
         """Classifies images `(B, C, H, W)` in [-1, 1]: log-probabilities `(B, num_labels)`, each row a function of its image alone.
@@ -244,6 +298,7 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
     def classify_anchors(self, anchors: Tensor) -> Tensor:
         """Classifies images by their anchors `(B, D)`; returns and raises as `classify_images`."""
         label_anchors = self.require_label_anchors()
+        check_tensor("anchors", anchors, ("B", label_anchors.shape[1]), finite=False)
         if self.reference_anchors is None:
             raise ValueError(
                 "classifying an image by itself needs reference anchors and this model has none: call "
@@ -251,64 +306,6 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
             )
         latents = place_images(self.config, anchors, self.reference_anchors())
         return score_labels(self.config, latents, label_anchors, self.config.prediction_time)
-
-    def predict_velocity(
-        self,
-        sample: Tensor,
-        t: Tensor | float,
-        latents: Tensor | None = None,
-        labels: Tensor | None = None,
-        *,
-        unconditional: bool = False,
-    ) -> Tensor:
-        """Predicts the velocity of the image flow, data - noise.
-
-        Args:
-            sample (`Tensor` of shape `(B, C, H, W)`): `x_t = t x + (1 - t) e`.
-            t (`float` or `Tensor` of shape `(B,)`): time, 0 for noise, 1 for data.
-            latents (`Tensor` of shape `(B, D)`, *optional*): latents of labels or images, or prior noise, which say what to generate.
-                `None` for a model without image encoder, and only for that.
-            labels (`Tensor` of shape `(B,)`, *optional*): labels, for a model that has them. Defaults to the labels of the latents'
-                zones; a model without image encoder needs them.
-            unconditional (`bool`, *optional*, defaults to `False`): whether to predict without latents and labels, of a model that was
-                trained with `config.condition_dropout`.
-
-        Returns:
-            `Tensor` of shape `(B, C, H, W)`: the velocity.
-
-        Raises:
-            ValueError: if the model has no decoder, latents are missing or not wanted, labels are given to a model without labels, or the
-                model never learnt to do without.
-        """
-        if self.decoder is None:
-            raise ValueError("this model has no image decoder (config.decoder_type is None): it cannot generate.")
-        if unconditional:
-            if latents is not None or labels is not None or not self.config.condition_dropout:
-                raise ValueError(
-                    "`unconditional` needs a model trained with `config.condition_dropout` above 0 and takes neither `latents` nor "
-                    f"`labels`, got condition_dropout={self.config.condition_dropout}."
-                )
-            latents = sample.new_zeros(sample.shape[0], self.config.decoder_latent_dim)
-            if self.config.num_labels:
-                labels = torch.full(sample.shape[:1], NO_LABEL, device=sample.device)
-        elif self.encoder is None:
-            if latents is not None:
-                raise ValueError(
-                    "`latents` must be None for a model without image encoder, whose decoder does not take them, got a "
-                    f"{type(latents).__name__}."
-                )
-            latents = sample.new_empty(sample.shape[0], 0)
-        elif latents is None:
-            raise ValueError(
-                "`latents` are needed: get_label_latents(labels), get_image_latents(pixel_values), or prior noise "
-                f"torch.randn({sample.shape[0]}, {self.config.latent_dim})."
-            )
-        if labels is None and self.label_anchors is not None and not unconditional:
-            labels = self.classify_latents(latents).argmax(-1)
-        elif labels is not None and not self.config.num_labels:
-            self.require_label_anchors()
-        t = torch.as_tensor(t, dtype=torch.float32, device=sample.device).expand(sample.shape[0])
-        return self.decoder(sample, t, latents, labels)
 
     def set_reference_anchors(self, anchors: Tensor) -> None:
         """Stores anchors of training images, among which single images are placed. They are saved with the weights.
@@ -319,28 +316,26 @@ class LZNModel(ImageGeneration, LZNPreTrainedModel):
         Raises:
             ValueError: if the shape does not fit or a value is not finite.
         """
-        if anchors.ndim != 2 or anchors.shape[1] != self.config.latent_dim or anchors.shape[0] == 0:
-            raise ValueError(f"`anchors` must have shape (N, {self.config.latent_dim}), got {tuple(anchors.shape)}.")
-        if not torch.isfinite(anchors).all():
-            raise ValueError("`anchors` must be finite, got NaN or infinite values.")
+        check_tensor("anchors", anchors, ("N", self.config.latent_dim))
         self.reference_anchors = ReferenceAnchors(*anchors.shape).train(self.training)
         self.reference_anchors.weight = anchors.detach().to(self.device, torch.float32, copy=True)
         self.config.num_reference_anchors = anchors.shape[0]
 
-    def _encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _encode(self, pixel_values: Tensor, *, check: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """Checks images and encodes them: features `(B, F)`, anchors `(B, D)` and the last feature map."""
-        config = self.config
         if self.encoder is None:
             raise ValueError(
                 "this model has no image encoder (config.encoder_type is None): it generates, but its images have neither embeddings "
                 "nor anchors nor latents."
             )
-        # ResNets and backbones take images of any size; a decoder does not.
-        any_size = config.encoder_type in ("resnet", "transformers") and config.decoder_type is None
-        # Values are not looked at while training: it would make every step wait for the device.
-        look = not self.training and not torch.compiler.is_compiling()
-        check_pixel_values(pixel_values, config.num_channels, config.image_size, any_size=any_size, finite=look)
+        if check:
+            self._check_images(pixel_values)
         return self.encoder(pixel_values)
+
+    def _check_images(self, images: Tensor, name: str = "pixel_values", *, look: bool = True) -> None:
+        """Raises a `ValueError` for images that the model does not take; `look`: also for their values, but not while training."""
+        # While training, looking at values would make every step wait for the device.
+        check_images(self.config, images, name, look=look and not self.training and not torch.compiler.is_compiling())
 
     def require_label_anchors(self) -> Tensor:
         """Returns the anchors `(C, D)` of all labels; raises a `ValueError` if the model has none."""

@@ -18,10 +18,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_backends import PilBackend
+from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput
 
 from .layers_ncsnpp import check_at_least
 from .networks_resnet import NUM_GROUPS, ProjectionHead
+from .sizes_lzn import MAX_COMPUTED, MAX_STORED, Budget, check_backbone_numbers
 
 
 logger = logging.getLogger(__name__)
@@ -43,10 +45,12 @@ def _own_fields(config: PreTrainedConfig) -> dict[str, Any]:
 def _make_config(backbone: dict[str, Any], image_size: int, in_channels: int) -> PreTrainedConfig:
     """The configuration of a backbone. What the fields leave open about the shape of the images follows the images."""
     fields = {name: value for name, value in backbone.items() if name not in ENCODER_FIELDS}
+    sizes = [one for one in (image_size, fields.get("image_size")) if isinstance(one, int)]
+    check_backbone_numbers(fields, max(sizes))
     model_type = fields.pop("model_type", None)
     try:
         defaults = _own_fields(AutoConfig.for_model(model_type))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"`backbone` must have the `model_type` of an image model, got {model_type!r}.") from error
     for name in fields:
         if name not in defaults:  # transformers would keep it and nobody would read it
@@ -95,11 +99,13 @@ def _pool(output: ModelOutput, has_cls_token: bool) -> torch.Tensor:
 
 def _dry_run(config: PreTrainedConfig, channels: int, height: int, width: int) -> tuple[int, set[str]]:
     """Width of the features, and the parameters that they do not depend on. Runs on the meta device: computes nothing."""
+    stored, computed = (f"the {what} of `backbone`" for what in ("parameters", "activations of one image"))
     try:
-        with torch.device("meta"):
+        # First values are not drawn: some models (ViT-MAE) compute them in NumPy, which knows no meta device.
+        with torch.device("meta"), no_init_weights(), Budget(MAX_STORED, stored):
             model = _build(config).eval()
         # Not on meta here: some models (BEiT) cache what they make on the default device, for all models of the process.
-        with torch.device("cpu"), torch.enable_grad():
+        with torch.device("cpu"), torch.enable_grad(), Budget(MAX_COMPUTED, computed):
             images = torch.zeros(1, channels, height, width, device="meta")
             features = _pool(model(pixel_values=images, **_forward_arguments(model)), _has_cls_token(model))
             parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}

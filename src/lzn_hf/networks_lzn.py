@@ -15,6 +15,7 @@ from .configuration_lzn import LZNConfig
 from .networks_backbone import BackboneEncoder
 from .networks_ncsnpp import NCSNppDecoder, NCSNppEncoder
 from .networks_resnet import ResNetEncoder
+from .networks_types import TypeEncoder
 
 
 # The arguments of each network that LZNConfig has under the name of the part: `encoder_base_channels`, ...
@@ -36,8 +37,8 @@ ENCODER_ARGUMENTS = {
 DECODER_ARGUMENTS = (*NCSNPP_ARGUMENTS, "output_skip", "time_embedding", "fourier_scale", "scale_by_sigma")
 
 
-# Calls inside `evaluation_mode` by model: their number, and the modes before the first.
-_calls: WeakKeyDictionary[nn.Module, tuple[int, dict[nn.Module, bool]]] = WeakKeyDictionary()
+# Calls inside `evaluation_mode` by model: their number, and the modules that were in training mode before the first.
+_calls: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()
 _calls_lock = threading.Lock()
 
 
@@ -48,9 +49,10 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     Threads may be inside at once: the modes of before come back when the last one leaves.
     """
     with _calls_lock:
-        count, modes = _calls.get(model) or (0, {module: module.training for module in model.modules()})
+        # A model that is in evaluation mode already, as a loaded one, has nothing to switch: that would take a millisecond of a small one.
+        count, modes = _calls.get(model) or (0, [module for module in model.modules() if module.training])
         _calls[model] = count + 1, modes
-        if count == 0:
+        if count == 0 and modes:
             model.eval()
     try:
         with torch.no_grad():
@@ -61,8 +63,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             if count > 1:
                 _calls[model] = count - 1, modes
             else:
-                for module, training in modes.items():
-                    module.training = training
+                for module in modes:
+                    module.training = True
 
 
 def build_encoder(config: LZNConfig) -> nn.Module | None:
@@ -78,6 +80,16 @@ def build_encoder(config: LZNConfig) -> nn.Module | None:
     return NCSNppEncoder(image_size=config.image_size, **arguments)
 
 
+def build_type_encoders(config: LZNConfig) -> nn.ModuleDict:
+    """The encoders of data types beside images, by name, from their inputs to features `(B, F)` and anchors `(B, D)`."""
+    return nn.ModuleDict(
+        {
+            name: TypeEncoder(one, config.latent_dim, config.type_head_layers)
+            for name, one in config.type_configs.items()
+        }
+    )
+
+
 def build_decoder(config: LZNConfig) -> NCSNppDecoder | None:
     """The velocity decoder, which takes latents if there is an image encoder or labels; `None` for a model without one."""
     if config.decoder_type is None:
@@ -86,10 +98,10 @@ def build_decoder(config: LZNConfig) -> NCSNppDecoder | None:
     return NCSNppDecoder(
         image_size=config.image_size,
         in_channels=config.num_channels,
-        latent_dim=config.decoder_latent_dim,
+        latent_dim=config.decoder_condition_dim,
         num_labels=config.num_labels or 0,
         **arguments,
     )
 
 
-__all__ = ["build_decoder", "build_encoder", "evaluation_mode"]
+__all__ = ["build_decoder", "build_encoder", "build_type_encoders", "evaluation_mode"]

@@ -101,16 +101,16 @@ class Bottleneck(GradientCheckpointingLayer):
 class ProjectionHead(nn.ModuleDict):
     """`num_layers` linear layers without bias, each followed by GroupNorm, with ReLU between them.
 
-    All but the last keep the width of the input. The linear layers keep PyTorch's own initialisation. Use at least 128 `out_features`
-    (published: 256): with 64 the groups are pairs, which GroupNorm maps to 1 and -1 or the reverse.
+    All but the last keep the width of the input. The linear layers keep PyTorch's own initialisation. With 32 groups, use at least 128
+    `out_features` (published: 256): with 64 the groups are pairs, which GroupNorm maps to 1 and -1 or the reverse.
     """
 
-    def __init__(self, in_features: int, out_features: int, num_layers: int) -> None:
+    def __init__(self, in_features: int, out_features: int, num_layers: int, num_groups: int = NUM_GROUPS) -> None:
         super().__init__()
         for i in range(num_layers):
             width = out_features if i == num_layers - 1 else in_features
             self[f"linear{i}"] = nn.Linear(in_features, width, bias=False)
-            self[f"norm{i}"] = nn.GroupNorm(NUM_GROUPS, width)
+            self[f"norm{i}"] = nn.GroupNorm(num_groups, width)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """`(B, in_features)` -> `(B, out_features)`."""

@@ -8,17 +8,20 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import CommitInfo, ModelCard, create_repo, file_exists
 from huggingface_hub.errors import RemoteEntryNotFoundError
+from transformers import PreTrainedTokenizerBase
 
-from .card_lzn import ANY_FOLDER, card_metadata, usage
+from .card_lzn import ANY_FOLDER, EXAMPLE_TEXTS, card_metadata, usage
+from .files_lzn import check_names, naming, read_object
 from .image_processing_lzn import LZNImageProcessor
 from .modeling_lzn import LZNModel
-from .sampling_lzn import FlowScheduler
+from .processing_lzn import TOKENIZER_FILE, LZNProcessor
+from .sampling_lzn import DIFFUSERS_FIELDS, FlowScheduler, check_scheduler_fields
 
 
 # The files of each component beside the weights, flat in one folder; a component that the caller passes needs none.
@@ -27,6 +30,13 @@ CONFIG_FILES = {
     "scheduler": "scheduler_config.json",
     "image_processor": "preprocessor_config.json",
 }
+# The library of each component and the classes of it that a folder may name. Others would have to be imported.
+COMPONENT_CLASSES = {
+    "model": ["lzn_hf", "LZNModel"],
+    "scheduler": ["diffusers", *(scheduler.__name__ for scheduler in get_args(FlowScheduler))],
+    "image_processor": ["lzn_hf", "LZNImageProcessor"],
+}
+TOKENIZER_CLASS = re.compile(r"\w*Tokenizer(Fast)?|TokenizersBackend")
 # What a save may be told about its upload, as in diffusers.
 UPLOAD_ARGUMENTS = ("repo_id", "commit_message", "private", "token", "create_pr")
 # What diffusers passes on to a model that it loads, beside its dtype.
@@ -45,20 +55,24 @@ Pipeline = TypeVar("Pipeline", bound="FlatFolderPipeline")
 
 
 class FlatFolderPipeline(DiffusionPipeline):
-    """A `DiffusionPipeline` of the components `model`, `scheduler` and `image_processor`, whose files lie beside each other."""
+    """A `DiffusionPipeline` of the components `model`, `scheduler`, `image_processor` and, for a model that has texts, `tokenizer`, whose
+    files lie beside each other."""
+
+    _optional_components = ["tokenizer"]
 
     model: LZNModel
     scheduler: FlowScheduler
     image_processor: LZNImageProcessor
+    tokenizer: PreTrainedTokenizerBase | None
 
     @classmethod
     def from_pretrained(cls: type[Pipeline], pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> Pipeline:
         """Loads a folder or a repository of the Hub; see `DiffusionPipeline.from_pretrained` for the arguments.
 
         Raises:
-            ValueError: if there are no weights of the `variant`, for `use_safetensors=False`, and for a `variant` along with a
-                `quantization_config` or `device_map="balanced"`.
-            FileNotFoundError: if another file is missing, naming it.
+            ValueError: if there are no weights of the `variant`, for `use_safetensors=False`, for a `variant` along with a
+                `quantization_config` or `device_map="balanced"`, and for what the files say, with file and field.
+            OSError: if a file is missing or damaged, naming it.
         """
         _check_format(use_safetensors=kwargs.get("use_safetensors"))
         variant = kwargs.pop("variant", None)
@@ -71,12 +85,13 @@ class FlatFolderPipeline(DiffusionPipeline):
                 folder = cls.download(name, variant=variant, **kwargs)
         if os.path.isdir(folder):
             _check_model_folder(folder, kwargs, name, variant)
-        if variant is None:
-            return super().from_pretrained(folder, **kwargs)
-        # diffusers looks for variants in the subfolders of components only.
-        kwargs["model"] = _load_variant(folder, variant, kwargs)
-        pipe = super().from_pretrained(folder, **kwargs)
-        pipe.register_to_config(_name_or_path=name)
+        if variant is not None:
+            # diffusers looks for variants in the subfolders of components only.
+            kwargs["model"] = _load_variant(folder, variant, kwargs)
+        with naming(os.fspath(folder)):
+            pipe = super().from_pretrained(folder, **kwargs)
+        if variant is not None:
+            pipe.register_to_config(_name_or_path=name)
         return pipe
 
     @classmethod
@@ -151,9 +166,11 @@ class FlatFolderPipeline(DiffusionPipeline):
         return self._upload_folder(save_directory, hub_id, token, commit_message, create_pr)
 
     def to_json_string(self) -> str:
-        """Returns the content of model_index.json, without the folder that this pipeline was loaded from."""
+        """Returns the content of model_index.json, without the folder that this pipeline was loaded from and a tokenizer that is not there."""
         config = json.loads(super().to_json_string())
         config.pop("_name_or_path", None)
+        if self.tokenizer is None:
+            config.pop("tokenizer", None)
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
     def push_to_hub(
@@ -205,15 +222,18 @@ class FlatFolderPipeline(DiffusionPipeline):
             for name in os.listdir(fresh):
                 os.replace(os.path.join(fresh, name), os.path.join(folder, name))
         self.scheduler.save_pretrained(folder)
-        self.image_processor.save_pretrained(folder)
+        if self.tokenizer is None:
+            self.image_processor.save_pretrained(folder)
+        else:
+            LZNProcessor(self.image_processor, self.tokenizer).save_pretrained(folder)
         self.save_config(folder)
 
     def _model_card(self, location: str, variant: str | None) -> ModelCard:
-        config = self.model.config
+        config, texts = self.model.config, None if self.tokenizer is None else EXAMPLE_TEXTS
         return ModelCard(
             f"---\n{card_metadata(config).to_yaml()}\n---\n\n# Latent Zoning Network\n\nA model of [Latent Zoning Networks]"
             "(https://arxiv.org/abs/2509.15591): one latent space that generates, embeds and classifies images.\n\n"
-            f"## How to use\n\n{usage(config, location, variant)}"
+            f"## How to use\n\n{usage(config, location, variant, texts)}"
         )
 
 
@@ -291,6 +311,9 @@ def _check_model_folder(
             f"{os.fspath(name)!r}, which has {variants or 'none'}, got {variant!r}."
         )
     wanted = [file for part, file in CONFIG_FILES.items() if components.get(part) is None]
+    index = _check_index(os.path.join(folder, "model_index.json")) if "model_index.json" in found else {}
+    if "tokenizer" not in components and index.get("tokenizer", [None])[0] is not None:
+        wanted.append(TOKENIZER_FILE)
     missing = [file for file in ["model_index.json", *wanted] if file not in found]
     if not has_weights:
         missing.append("model.safetensors")
@@ -301,6 +324,41 @@ def _check_model_folder(
             else WHOLE_PIPELINE
         )
         raise FileNotFoundError(f"{os.fspath(name)!r} lacks {', '.join(missing)}. {remedy}")
+    if components.get("scheduler") is None:
+        path = os.path.join(folder, CONFIG_FILES["scheduler"])
+        fields = read_object(path, infinite=["lambda_min_clipped"])
+        with naming(path):
+            check_scheduler_fields(fields)
+            if fields["_class_name"] != index["scheduler"][1]:
+                raise ValueError(
+                    f"`_class_name` must be {index['scheduler'][1]!r}, the `scheduler` of model_index.json, got {fields['_class_name']!r}."
+                )
+
+
+def _check_index(path: str) -> dict[str, Any]:
+    """Reads a model_index.json. Raises a `ValueError` unless its classes are those of this package and schedulers of diffusers."""
+    index = read_object(path)
+    with naming(path):
+        if not isinstance(index.get("_class_name"), str):
+            raise ValueError(f"`_class_name` must be a name such as 'LZNPipeline', got {index.get('_class_name')!r}.")
+        tokenizer = index.get("tokenizer", [None, None])
+        if tokenizer != [None, None] and not (
+            isinstance(tokenizer, list)
+            and len(tokenizer) == 2
+            and tokenizer[0] == "transformers"
+            and isinstance(tokenizer[1], str)
+            and TOKENIZER_CLASS.fullmatch(tokenizer[1])
+        ):
+            raise ValueError(f"`tokenizer` must be 'transformers' and the class of a tokenizer, got {tokenizer!r}.")
+        known = {*CONFIG_FILES, *DIFFUSERS_FIELDS, "tokenizer"}
+        check_names(index, known, FlatFolderPipeline)
+        for name, (library, *classes) in COMPONENT_CLASSES.items():
+            value = index.get(name)
+            if not isinstance(value, list) or len(value) != 2 or value[0] != library or value[1] not in classes:
+                raise ValueError(f"`{name}` must be {library!r} and one of {', '.join(classes)}, got {value!r}.")
+        if others := sorted(set(index) - known):
+            raise ValueError(f"`{others[0]}` is no component of a pipeline: those are {', '.join(CONFIG_FILES)}.")
+    return index
 
 
 __all__ = ["FlatFolderPipeline"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""The two directions of the image flow: labels, latents and noise to images, and images back to latents and noise."""
+"""The whole life of a call: labels, texts, latents and noise to images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 from transformers.image_utils import ImageInput
 
 from .checks_lzn import (
@@ -23,6 +23,7 @@ from .checks_lzn import (
     check_choice,
     check_generators,
     check_num_images,
+    check_pixel_values,
     check_result,
     check_size,
     check_tensor,
@@ -33,6 +34,7 @@ from .image_processing_lzn import LZNImageProcessor, check_output_type
 from .modeling_lzn import LZNModel, evaluation_mode
 from .pipeline_folder_lzn import FlatFolderPipeline
 from .pipeline_steps_lzn import ChunkSteps, Interrupted, InterruptibleCalls, StepCallback, check_callback, join_chunks
+from .processing_lzn import check_tokenizer, tokenize_texts
 from .sampling_lzn import FLOW_SOLVERS, ImageFlow, VelocityFn, check_scheduler
 
 
@@ -56,26 +58,18 @@ class LZNPipelineOutput(ImagePipelineOutput):
     times: list[float] | None = None
 
 
-@dataclass
-class LZNInversion(BaseOutput):
-    """Latents and noise of images: `pipe(latents=inversion.latents, sample_noise=inversion.noise, ...)` gives the images back.
-
-    Args:
-        latents (`Tensor` of shape `(B, latent_dim)`, *optional*): latents of the images on the CPU, float32 (float64 from a float64
-            model); `None` for a model without image encoder, whose images come from noise alone.
-        noise (`Tensor` of shape `(B, C, H, W)`): the starts of their image flows, float32 on the CPU.
-    """
-
-    latents: Tensor | None
-    noise: Tensor
-
-
 class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
-    """The part of [`LZNPipeline`] that integrates the image flow: `__call__` towards images, `invert` towards noise."""
+    """The part of [`LZNPipeline`] that integrates the image flow towards images."""
 
     model_cpu_offload_seq = "model"  # type: ignore[assignment]  # diffusers annotates its default, None
 
-    def __init__(self, model: LZNModel, scheduler: SchedulerMixin, image_processor: LZNImageProcessor):
+    def __init__(
+        self,
+        model: LZNModel,
+        scheduler: SchedulerMixin,
+        image_processor: LZNImageProcessor,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ):
         super().__init__()
         if model.decoder is None:
             raise ValueError(
@@ -83,7 +77,10 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
                 "`AutoModel.from_pretrained(...)`."
             )
         check_scheduler(scheduler)
-        self.register_modules(model=model, scheduler=scheduler, image_processor=image_processor)
+        image_processor.check_fits(model.config.image_size, model.config.num_channels)
+        if tokenizer is not None:
+            check_tokenizer(tokenizer, model.config)
+        self.register_modules(model=model, scheduler=scheduler, image_processor=image_processor, tokenizer=tokenizer)
 
     def __call__(
         self,
@@ -107,9 +104,10 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
         seed: None = None,
         guide: Guide | None = None,
         guidance_scale: float = 1.0,
+        prompt: str | Sequence[str] | None = None,
     ) -> LZNPipelineOutput | tuple:
         r"""
-        Generates images of labels (all of the first label first), from given latents, or (with neither) from prior noise.
+        Generates images of labels or texts (all of the first one first), from given latents, or (with none of them) from prior noise.
 
         Args:
             label (`str`, `int` or list of them, *optional*): names or ids of `model.config.id2label`. `None`: the latents are prior
@@ -137,7 +135,7 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
                 `solver="rk45"`.
             callback_on_step_end_tensor_inputs (list of `str`, *optional*, defaults to `("sample",)`): what the callback gets:
                 `"sample"`, the running samples `(B, C, H, W)`, and `"latents"` `(B, latent_dim)`, which say what to generate. Other
-                latents leave the label for the decoder as it is.
+                latents leave label and anchor for the decoder as they are.
             num_images_per_prompt (`int`, *optional*): another name of `num_images_per_label`.
             height, width (`int`, *optional*): must be `model.config.image_size`.
             seed (*optional*): must be `None`; noise is drawn by the `generator`.
@@ -147,12 +145,14 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
             guidance_scale (`float`, *optional*, defaults to 1.0): how far to go away from the guide, see [`Guidance`]; 1 is no guidance.
                 Without `guide`, the guide is the model without latent and label, which it must have learnt with
                 `config.condition_dropout`. Any scale but 1 doubles the network evaluations.
+            prompt (`str` or list of them, *optional*): texts, instead of `label`, for a model that has texts. Each is placed among the
+                reference anchors of texts, so its images depend on no other text. One that is too long is cut, with a warning.
 
         Returns:
             [`LZNPipelineOutput`] or `tuple`: the images, with the trajectory and its times if requested.
 
         Raises:
-            ValueError: for unknown labels, labels of a model that has none, arguments out of range or of a wrong shape, and images that
+            ValueError: for unknown labels, labels or texts of a model that has none, empty texts, arguments out of range or of a wrong shape, and images that
                 come out as NaN or infinite.
         """
         # 1. Check everything before anything is computed.
@@ -177,16 +177,21 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
                 raise ValueError(
                     f"`{name}` needs steps that all images share: `solver` must be None, 'euler' or 'heun', got 'rk45'."
                 )
-        if label is not None and latents is not None:
-            raise ValueError("pass either `label` or `latents`, got both.")
+        given_by = [n for n, v in (("label", label), ("prompt", prompt), ("latents", latents)) if v is not None]
+        if len(given_by) > 1:
+            raise ValueError(f"pass either `label`, `prompt` or `latents`, got `{'` and `'.join(given_by)}`.")
         config: Any = self.model.config
         device = self._execution_device
         image_shape = (config.num_channels, config.image_size, config.image_size)
         guidance = resolve_guidance(self.model, guidance_scale, guide, device, has_label=label is not None)
-        num_images, labels = num_images_per_label, None
+        num_images, labels, texts = num_images_per_label, None, None
         if label is not None:
             labels = labels_to_ids(label, config.label2id).repeat_interleave(num_images_per_label).to(device)
             num_images = len(labels)
+        elif prompt is not None:
+            texts = tokenize_texts(self.tokenizer, config, "prompt", prompt)
+            self.model.require_type_reference_anchors("text")
+            num_images = len(texts["input_ids"]) * num_images_per_label
         elif latents is not None:
             if self.model.encoder is None:
                 raise ValueError(
@@ -213,19 +218,23 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
             sample_noise = sample_noise.to(device, torch.float32)
 
         with self._inference(), evaluation_mode(guidance.guide or self.model):
-            # 2. Latents: given, in the zones of the labels, or prior noise.
+            # 2. Latents: given, in the zones of the labels or texts, or prior noise.
             if latents is None and self.model.encoder is not None:
                 latents = randn_tensor((num_images, config.latent_dim), generator, device, torch.float32)
-            prior = latents
-            if labels is None:
-                labels = self._zone_labels(latents)
-            elif latents is not None:
+            prior, anchors = latents, None
+            if texts is not None:
+                anchors = self._text_anchors(texts, chunk_size).repeat_interleave(num_images_per_label, 0)
+                latents = self.model.place_type_anchors("text", anchors, noise=latents)
+            elif labels is not None and latents is not None:
                 latents = self.model.get_label_latents(labels, noise=latents)
+            conditions = self.model.decoder_conditions(
+                latents, labels, anchors if config.decoder_data_type == "text" else None
+            )
 
             # 3. Images: from noise along the velocity of the decoder.
             if sample_noise is None:
                 sample_noise = randn_tensor((num_images, *image_shape), generator, device, torch.float32)
-            given = {"latents": latents, "labels": labels, **guidance.guide_conditions(labels, prior)}
+            given = {**conditions, **guidance.guide_conditions(conditions["labels"], prior)}
             chunks: list[ChunkSteps] = []
             samples: list[Tensor] = []
             with self._running():
@@ -245,69 +254,6 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
         output = LZNPipelineOutput(images=generated, trajectory=trajectory, times=times)
         return output if return_dict else output.to_tuple()
 
-    def invert(
-        self,
-        images: Images,
-        num_inference_steps: int = 20,
-        solver: str = "heun",
-        t_min: float = 0.0,
-        generator: Generators = None,
-        batch_size: int = 64,
-    ) -> LZNInversion:
-        r"""
-        Takes images to their latents and to the noise of the image flow that they come from.
-
-        The flow runs from the image x1 at t = 1 down to x at t = `t_min`, and from there to t = 0 on the straight line from the
-        image, as published: `noise = (x - t_min x1) / (1 - t_min)`.
-
-        Args:
-            images (`Images`): see [`LZNPipeline`].
-            num_inference_steps (`int`, *optional*, defaults to 20): steps of `"euler"` and `"heun"`.
-            solver (`str`, *optional*, defaults to `"heun"`): `"euler"`, `"heun"` or `"rk45"`, see [`LZNPipeline`].
-            t_min (`float`, *optional*, defaults to 0): the time at which the flow ends.
-            generator (`torch.Generator` or list of them, one an image, *optional*): draws the place in the latent zones; unused by a
-                model without image encoder.
-            batch_size (`int`, *optional*, defaults to 64): images inverted at once.
-
-        Returns:
-            [`LZNInversion`]: the latents and the noise.
-
-        Raises:
-            ValueError: if the model has no reference anchors, for bad images or arguments, and for noise that is NaN or infinite.
-        """
-        # 1. Check everything before anything is computed.
-        check_at_least(1, batch_size=batch_size)
-        flow = ImageFlow(solver, num_inference_steps, t_min)
-        config, pixel_values = self.model.config, self._pixel_values(images)
-        check_generators(generator, len(pixel_values))
-        if self.model.encoder is None and config.num_labels:
-            raise ValueError(
-                "this model needs the labels of images and has no image encoder to find them: it cannot invert images."
-            )
-        if self.model.encoder is None:
-            image_shape = (config.num_channels, config.image_size, config.image_size)
-            check_tensor("pixel_values", pixel_values, ("B", *image_shape))
-        elif self.model.reference_anchors is None:
-            raise ValueError(
-                "the latent of an image depends on the anchors around it and this model stores none: call "
-                "`model.set_reference_anchors(model.get_image_anchors(training_images))` once and save the model."
-            )
-
-        with self._inference():
-            # 2. Latents: each image at a random place of its own zone among the reference anchors.
-            latents = None
-            if self.model.encoder is not None:
-                shape = (len(pixel_values), config.latent_dim)
-                prior = randn_tensor(shape, generator, pixel_values.device, torch.float32)
-                pairs = zip(pixel_values.split(batch_size), prior.split(batch_size), strict=True)
-                latents = torch.cat([self.model.get_image_latents(x, noise=n) for x, n in pairs])
-
-            # 3. Noise: from the images against the velocity of the decoder.
-            given = {"latents": latents, "labels": self._zone_labels(latents)}
-            chunks = self._chunks(flow, pixel_values, given, batch_size, Guidance(self.model))
-            noise = check_result("images", torch.cat([flow.to_noise(velocity_fn, x) for velocity_fn, x, _ in chunks]))
-        return LZNInversion(latents=None if latents is None else latents.cpu(), noise=noise.cpu())
-
     @contextmanager
     def _inference(self) -> Iterator[None]:
         """No gradients, no dropout (modes are restored), and the model on its device under diffusers' offloading."""
@@ -323,13 +269,20 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
     def _pixel_values(self, images: Images) -> Tensor:
         """Converts images to pixel values `(B, C, H, W)` in [-1, 1] on the device of the model."""
         batch = images if isinstance(images, Mapping) else self.image_processor(images, return_tensors="pt")
-        return batch["pixel_values"].to(self._execution_device, torch.float32)
+        if "pixel_values" not in batch:
+            raise ValueError(
+                "`images` must be images, or {'pixel_values': tensor} as LZNImageProcessor returns it, got a dict with the keys "
+                f"{list(batch)[:5]}."
+            )
+        config: Any = self.model.config
+        pixel_values = batch["pixel_values"]
+        check_pixel_values(pixel_values, config.num_channels, config.image_size, any_size=False, look=True)
+        return pixel_values.to(self._execution_device, torch.float32)
 
-    def _zone_labels(self, latents: Tensor | None) -> Tensor | None:
-        """The labels of the zones that latents lie in, for the decoder; `None` for a model without labels."""
-        if latents is None or self.model.label_anchors is None:
-            return None
-        return self.model.classify_latents(latents).argmax(-1)
+    def _text_anchors(self, texts: Mapping[str, Tensor], batch_size: int) -> Tensor:
+        """Encodes tokens `(N, L)` as anchors `(N, D)`."""
+        chunks = zip(*(tokens.to(self._execution_device).split(batch_size) for tokens in texts.values()), strict=True)
+        return torch.cat([self.model.get_text_anchors(*chunk) for chunk in chunks])
 
     def _chunks(
         self,
@@ -347,10 +300,11 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
                 chunk = slice(start, start + batch_size)
                 conditions = {name: None if rows is None else rows[chunk] for name, rows in given.items()}
 
-                def velocity_fn(x: Tensor, t: Tensor | float, rows=slice(None), conditions=conditions) -> Tensor:
+                def velocity_fn(x: Tensor, t: Tensor | float, rows=None, conditions=conditions) -> Tensor:
                     progress.update(guidance.num_evaluations)
-                    these = {name: None if values is None else values[rows] for name, values in conditions.items()}
-                    return guidance.predict_velocity(x, t, **these)
+                    if rows is not None:
+                        conditions = {name: None if all_ is None else all_[rows] for name, all_ in conditions.items()}
+                    return guidance.predict_velocity(x, t, **conditions)
 
                 yield velocity_fn, samples[chunk], conditions
 
@@ -366,4 +320,4 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
         return times, images.reshape(*samples.shape[:2], *images.shape[1:])
 
 
-__all__ = ["GenerationPipeline", "Images", "LZNInversion", "LZNPipelineOutput"]
+__all__ = ["GenerationPipeline", "Images", "LZNPipelineOutput"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Everything that one model does with images: generate, classify, embed, invert, reconstruct, interpolate and vary."""
+"""Everything that one model does with images: generate, classify, caption, embed, invert, reconstruct, interpolate and vary."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from .checks_lzn import Generators, check_at_least, check_choice, check_result
+from .checks_lzn import Generators, check_at_least, check_choice, check_result, is_among, shown
 from .image_processing_lzn import LZNImageProcessor, check_output_type
 from .modeling_lzn import EMBEDDING_KINDS, LZNModel
-from .pipeline_generation_lzn import GenerationPipeline, Images, LZNInversion, LZNPipelineOutput
+from .pipeline_generation_lzn import Images, LZNPipelineOutput
+from .pipeline_inversion_lzn import LZNInversion
+from .pipeline_text_lzn import TextPipeline
 from .sampling_lzn import default_scheduler, mix_noise, slerp
 
 
-class LZNPipeline(GenerationPipeline):
+class LZNPipeline(TextPipeline):
     r"""
-    Generates, classifies, embeds, inverts, reconstructs, interpolates and varies images with one [`LZNModel`].
+    Generates, classifies, captions, embeds, inverts, reconstructs, interpolates and varies images with one [`LZNModel`].
 
     A model without image encoder (`config.encoder_type=None`, a plain rectified flow) has no latents: its images come from the noise
     of the image flow alone. It can neither classify nor embed.
@@ -46,9 +49,10 @@ class LZNPipeline(GenerationPipeline):
         scheduler (`SchedulerMixin`): diffusers solver of the image flow, see [`default_scheduler`]. Also supported:
             `FlowMatchEulerDiscreteScheduler`, `FlowMatchHeunDiscreteScheduler`, `DPMSolverMultistepScheduler`.
         image_processor ([`LZNImageProcessor`]): images to pixel values and back.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): texts to tokens, for a model that has texts: `prompt`, `caption`, `find_images`.
 
     Raises:
-        ValueError: for a model without a decoder, and for other schedulers.
+        ValueError: for a model without a decoder, for other schedulers, and for a tokenizer that does not fit the model.
 
     Example:
 
@@ -60,11 +64,19 @@ class LZNPipeline(GenerationPipeline):
     """
 
     @classmethod
-    def from_model(cls, model: LZNModel) -> LZNPipeline:
-        """Builds a pipeline around a model, with the default scheduler and an image processor for its image size and channels."""
+    def from_model(cls, model: LZNModel, tokenizer: PreTrainedTokenizerBase | None = None) -> LZNPipeline:
+        """Builds a pipeline around a model, with the default scheduler and an image processor for its image size and channels.
+
+        Args:
+            model ([`LZNModel`]): the model.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): the tokenizer that its text encoder was trained with.
+
+        Returns:
+            [`LZNPipeline`]: the pipeline.
+        """
         size, half = model.config.image_size, [0.5] * model.config.num_channels
         image_processor = LZNImageProcessor(size={"height": size, "width": size}, image_mean=half, image_std=half)
-        return cls(model=model, scheduler=default_scheduler(), image_processor=image_processor)
+        return cls(model=model, scheduler=default_scheduler(), image_processor=image_processor, tokenizer=tokenizer)
 
     def classify(self, images: Images, top_k: int = 5, batch_size: int = 64) -> list[list[dict[str, str | float]]]:
         """Finds the most probable labels of images, each a function of its image alone.
@@ -86,7 +98,7 @@ class LZNPipeline(GenerationPipeline):
             raise ValueError("this model has no labels (config.num_labels is 0), so it cannot classify.")
         pixel_values = self._pixel_values(images)
         with self._inference():
-            log_probs = torch.cat([self.model.classify_images(chunk) for chunk in pixel_values.split(batch_size)])
+            log_probs = torch.cat([self.model.classify_images(chunk) for chunk in pixel_values.split(int(batch_size))])
         check_result("scores", log_probs.exp())
         scores, ids = log_probs.float().exp().topk(min(top_k, config.num_labels))
         return [
@@ -113,7 +125,7 @@ class LZNPipeline(GenerationPipeline):
         check_choice(EMBEDDING_KINDS, kind=kind)
         pixel_values = self._pixel_values(images)
         with self._inference():
-            rows = [self.model.get_image_features(chunk, kind) for chunk in pixel_values.split(batch_size)]
+            rows = [self.model.get_image_features(chunk, kind) for chunk in pixel_values.split(int(batch_size))]
         return check_result("embeddings", torch.cat(rows)).float().cpu()
 
     def reconstruct(
@@ -231,9 +243,9 @@ class LZNPipeline(GenerationPipeline):
         check_output_type(output_type)
         check_at_least(1, num_images_per_image=num_images_per_image)
         if not isinstance(strength, Real) or isinstance(strength, bool) or not 0 <= strength <= 1:
-            raise ValueError(f"`strength` must be a number from 0 to 1, got {strength!r}.")
-        if keep not in ("latent", "noise"):
-            raise ValueError(f"`keep` must be 'latent' or 'noise', got {keep!r}.")
+            raise ValueError(f"`strength` must be a number from 0 to 1, got {shown(strength)}.")
+        if not is_among(("latent", "noise"), keep):
+            raise ValueError(f"`keep` must be 'latent' or 'noise', got {shown(keep)}.")
         if keep == "noise" and self.model.encoder is None:
             raise ValueError(
                 "`keep` must be 'latent' for a model without latents, as only its noise can vary, got 'noise'."

@@ -11,12 +11,21 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+)
 
 from .configuration_lzn import LZNConfig
 from .image_processing_lzn import LZNImageProcessor
 from .modeling_classification_lzn import LZNForImageClassification
 from .modeling_lzn import LZNModel
+from .modeling_zero_shot_lzn import LZNForZeroShotImageClassification
+from .processing_lzn import LZNProcessor
 
 
 # The tables of classes that diffusers loads. It has no public way to make the components of another package known.
@@ -28,6 +37,9 @@ def register_with_transformers() -> None:
     AutoConfig.register("lzn", LZNConfig, exist_ok=True)
     AutoModel.register(LZNConfig, LZNModel, exist_ok=True)
     AutoModelForImageClassification.register(LZNConfig, LZNForImageClassification, exist_ok=True)
+    zero_shot = LZNForZeroShotImageClassification
+    AutoModelForZeroShotImageClassification.register(LZNConfig, zero_shot, exist_ok=True)
+    AutoProcessor.register(LZNConfig, LZNProcessor, exist_ok=True)
     # There is one image processor, and transformers looks under both names.
     image_processor_classes: dict[str, type] = {"pil": LZNImageProcessor, "torchvision": LZNImageProcessor}
     AutoImageProcessor.register(LZNConfig, image_processor_classes=image_processor_classes, exist_ok=True)
@@ -69,7 +81,7 @@ class _TablesFinder(MetaPathFinder):
 def _add_classes(tables: ModuleType) -> None:
     # Without these, model_index.json holds full module paths and loading from the Hub fails.
     methods = ["save_pretrained", "from_pretrained"]
-    loadable = {"LZNPreTrainedModel": methods, "LZNImageProcessor": methods}
+    loadable = {"LZNPreTrainedModel": methods, "LZNImageProcessor": methods, "LZNProcessor": methods}
     tables.LOADABLE_CLASSES["lzn_hf"] = loadable
     tables.ALL_IMPORTABLE_CLASSES.update(loadable)
 

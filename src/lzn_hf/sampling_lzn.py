@@ -5,7 +5,11 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -21,6 +25,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from .checks_lzn import check_choice
+from .files_lzn import check_names
 from .flow_lzn import FLOW_SOLVERS, OnStep, VelocityFn, check_steps, integrate_flow, integrate_velocity
 
 
@@ -45,6 +50,14 @@ FLOW_SETTINGS = {
     "use_beta_sigmas": False,
     "use_lu_lambdas": False,
 }
+# The largest number in the settings of a scheduler; diffusers makes tables of `num_train_timesteps` rows.
+MAX_SETTING = 100_000
+# The types of a setting by that of its default, and what diffusers writes beside settings.
+KINDS: dict[type, Any] = {bool: bool, int: int, float: (int, float), str: str, list: list}
+DIFFUSERS_FIELDS = ("_class_name", "_diffusers_version", "_name_or_path", "_use_default_values")
+
+# Numbers in all velocities of a flow together, which a table keeps: 16 MB. Beyond, a network takes far longer than its scheduler.
+MAX_KEPT = 2**22
 
 
 @dataclass(frozen=True)
@@ -106,19 +119,19 @@ class ImageFlow:
 
     def _run_scheduler(self, velocity_fn: VelocityFn, sample: Tensor, on_step: OnStep | None) -> Tensor:
         # diffusers counts the other way: its sigma is 1 - t, and its model output d sample / d sigma is minus our velocity.
-        # The scheduler runs as a copy, for threads share it. Its `from_config` would lose `set_shift`.
-        scheduler: Any = copy.deepcopy(self.solver)
-        num_steps, device = self.num_inference_steps, sample.device
-        if isinstance(scheduler, (UniPCMultistepScheduler, FlowMatchEulerDiscreteScheduler)):
-            # Uniform; the default grid of FlowMatchEuler ends in a step that is nearly empty.
-            scheduler.set_timesteps(sigmas=np.linspace(1, 1 / num_steps, num_steps), device=device)
-        else:
-            scheduler.set_timesteps(num_steps, device=device)
-        scheduler.set_begin_index(0)
+        scheduler: Any = self.solver
+        first = 0
+        if is_tabulated(scheduler) and sample.numel() * self.num_inference_steps <= MAX_KEPT:
+            sample, first = self._run_table(scheduler, velocity_fn, sample, on_step)
+        if first == self.num_inference_steps:
+            return sample
+        scheduler = fresh_scheduler(scheduler, self.num_inference_steps, sample.device)
+        scheduler.set_begin_index(first)
         times = (1 - scheduler.sigmas).tolist()  # not from the timesteps, which some schedulers round to integers
-        if on_step is not None:
+        check_times(times)
+        if on_step is not None and first == 0:
             on_step(times[0], sample)
-        for i, timestep in enumerate(scheduler.timesteps):
+        for i, timestep in list(enumerate(scheduler.timesteps))[first:]:
             sample = scheduler.step(-velocity_fn(sample, times[i]), timestep, sample, return_dict=False)[0]
             # Heun first guesses the end of a step and evaluates the velocity there: that time comes twice.
             is_end = times[i + 1] not in times[i + 2 : i + 3]
@@ -129,6 +142,72 @@ class ImageFlow:
                     if hasattr(scheduler, name):
                         setattr(scheduler, name, fresh)
         return sample
+
+    def _run_table(
+        self, scheduler: Any, velocity_fn: VelocityFn, sample: Tensor, on_step: OnStep | None
+    ) -> tuple[Tensor, int]:
+        """Integrates by [`scheduler_table`] to the end, or to the first step whose samples `on_step` changes; returns the steps taken."""
+        kind: Any = type(scheduler)
+        times, table = scheduler_table(kind, scheduler.to_json_string(), self.num_inference_steps)
+        check_times(times)
+        terms = [sample]
+        if on_step is not None:
+            on_step(times[0], sample)
+        for i, weights in enumerate(table.to(sample).unbind()):
+            terms.append(velocity_fn(sample, times[i]).to(sample.dtype))
+            sample = torch.tensordot(weights[: i + 2], torch.stack(terms), 1)
+            if on_step is not None and (changed := on_step(times[i + 1], sample)) is not None:
+                return changed, i + 1
+        return sample, len(table)
+
+
+def check_times(times: list[float]) -> None:
+    """Raises a `ValueError` for times of a scheduler that are NaN or infinite, as some settings make them."""
+    if not all(map(math.isfinite, times)):
+        raise ValueError(f"the settings of the scheduler may not fit the image flow: its times are {times}.")
+
+
+def fresh_scheduler(scheduler: Any, num_steps: int, device: torch.device | str) -> Any:
+    """Returns a copy, for threads share a scheduler, at the start of a flow. Its `from_config` would lose `set_shift`."""
+    scheduler = copy.deepcopy(scheduler)
+    if isinstance(scheduler, (UniPCMultistepScheduler, FlowMatchEulerDiscreteScheduler)):
+        # Uniform; the default grid of FlowMatchEuler ends in a step that is nearly empty.
+        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / num_steps, num_steps), device=device)
+    else:
+        scheduler.set_timesteps(num_steps, device=device)
+    return scheduler
+
+
+def is_tabulated(scheduler: Any) -> bool:
+    """Whether [`scheduler_table`] holds for a scheduler: a multistep one, linear in samples and velocities, that its config decides."""
+    if type(scheduler) not in (UniPCMultistepScheduler, DPMSolverMultistepScheduler):
+        return False
+    return not scheduler.config.thresholding and getattr(scheduler, "solver_p", None) is None
+
+
+@functools.lru_cache(maxsize=32)
+def scheduler_table(kind: type, config: str, num_steps: int) -> tuple[list[float], Tensor]:
+    """Tabulates a multistep scheduler: its samples are sums of the noise and the velocities so far, with weights of the grid alone.
+
+    A step of such a scheduler is dozens of operations on numbers, which take as long as a small network, and wait for a GPU.
+
+    Args:
+        kind (`type`): the class of the scheduler.
+        config (`str`): its `to_json_string()`.
+        num_steps (`int`): number of steps S.
+
+    Returns:
+        `tuple(list[float], Tensor)`: the S + 1 times, and the weights `(S, S + 1)`, in float64, of the noise and the S velocities in the
+        sample after each step.
+    """
+    scheduler: Any = fresh_scheduler(kind.from_config(json.loads(config)), num_steps, "cpu")  # type: ignore[attr-defined]
+    scheduler.set_begin_index(0)
+    noise, *velocities = torch.eye(num_steps + 1, dtype=torch.float64)[:, None, None]
+    sample, rows = noise, []
+    for velocity, timestep in zip(velocities, scheduler.timesteps, strict=True):
+        sample = scheduler.step(-velocity, timestep, sample, return_dict=False)[0]
+        rows.append(sample.flatten())
+    return (1 - scheduler.sigmas).tolist(), torch.stack(rows)
 
 
 def default_scheduler() -> UniPCMultistepScheduler:
@@ -161,6 +240,48 @@ def check_scheduler(scheduler: SchedulerMixin) -> None:
         raise ValueError(f"`scheduler` must be set to solve the image flow ({right}), got {wrong}.")
 
 
+def check_scheduler_fields(fields: Mapping[str, Any]) -> None:
+    """Checks the content of a scheduler_config.json before diffusers reads it.
+
+    Args:
+        fields (`Mapping[str, Any]`): the content.
+
+    Raises:
+        ValueError: for another scheduler, and for settings of a wrong name, type or range, or with which it does not solve the flow.
+    """
+    classes = {supported.__name__: supported for supported in get_args(FlowScheduler)}
+    check_choice(tuple(classes), _class_name=fields.get("_class_name"))
+    scheduler = classes[fields["_class_name"]]
+    parameters = dict(inspect.signature(scheduler.__init__).parameters)
+    check_names(fields, {*parameters, *DIFFUSERS_FIELDS}, scheduler)
+    settings = {name: value for name, value in fields.items() if name in parameters}
+    for name, value in settings.items():
+        default, choices = parameters[name].default, get_args(parameters[name].annotation)
+        if choices and isinstance(default, str):
+            check_choice(choices, **{name: value})
+        kind = KINDS.get(type(default), object)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind in (int, KINDS[float])):
+            raise ValueError(f"`{name}` must be a {type(default).__name__} such as {default!r}, got {value!r}.")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, (int, float)) and abs(number) > MAX_SETTING and not math.isinf(number):
+                raise ValueError(f"`{name}` must be at most {MAX_SETTING:,}, got {value!r}.")
+    try:
+        built = scheduler(**settings)
+        check_scheduler(built)
+        # Every solver is exact on a flow of constant velocity.
+        noise, velocity = torch.linspace(-1, 1, 4).view(1, 1, 2, 2), torch.linspace(-1, 0.5, 4).view(1, 1, 2, 2)
+        error = (ImageFlow(built, 6).to_images(lambda x, t: velocity, noise) - noise - velocity).abs().max().item()
+    except Exception as failure:  # whatever settings that nobody tried make a scheduler stumble on
+        raise ValueError(
+            f"the settings of the {scheduler.__name__} do not work: {failure!s} ({type(failure).__name__})"
+        ) from failure
+    if not error < 0.01:
+        raise ValueError(
+            f"the settings of the {scheduler.__name__} do not solve the image flow: at constant velocity the error must be below 0.01, got "
+            f"{error:.3g}."
+        )
+
+
 def mix_noise(noise: Tensor, new_noise: Tensor, strength: float) -> Tensor:
     """Rotates noise towards new noise: `sqrt(1 - w²) noise + w new_noise` with w = `strength` in [0, 1].
 
@@ -183,12 +304,14 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
 
 
 __all__ = [
+    "DIFFUSERS_FIELDS",
     "FLOW_SOLVERS",
     "FlowScheduler",
     "ImageFlow",
     "OnStep",
     "VelocityFn",
     "check_scheduler",
+    "check_scheduler_fields",
     "default_scheduler",
     "integrate_velocity",
     "mix_noise",

@@ -1,11 +1,13 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Weights on disk that those may read who may read the files beside them."""
+"""Weights on disk that carry a checksum, and that those may read who may read the files beside them."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
+
+from .files_lzn import stamp_weights
 
 
 class ReadableWeights:
@@ -14,9 +16,14 @@ class ReadableWeights:
     safetensors writes into a temporary file that only its owner may read, and renames it.
     """
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """Saves config and weights, see `PreTrainedModel.save_pretrained`."""
-        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]  # of the class beside this one
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, is_main_process: bool = True, *args, **kwargs
+    ) -> None:
+        """Saves config and weights, see `PreTrainedModel.save_pretrained`, with a checksum in each file of weights."""
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)  # type: ignore[misc]  # of the class beside it
+        if is_main_process:
+            for weights in sorted(Path(save_directory).glob("model*.safetensors")):
+                stamp_weights(weights)
         share_weights(save_directory)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .checks_lzn import check_generator, check_tensor
 from .configuration_lzn import LZNConfig
 from .distributed_lzn import draw_rows, gather_with_gradient
 from .latent_zones import alignment_loss, compute_latents, trace_assignments
@@ -16,12 +18,21 @@ from .latent_zones import alignment_loss, compute_latents, trace_assignments
 
 def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draws standard normal float32 noise of the shape and on the device of a tensor."""
+    check_generator(generator)
     return torch.randn(like.shape, device=like.device, dtype=torch.float32, generator=generator)
 
 
-def gather_pool(anchors: Tensor) -> Tensor:
-    """Gathers the anchors of all processes with gradient; raises a ValueError if that is one image."""
-    pool = gather_with_gradient(anchors)
+def given_noise(noise: Tensor | None, anchors: Tensor, generator: torch.Generator | None, *, finite: bool) -> Tensor:
+    """Returns the prior noise of anchors `(B, D)` that is given, after checking it, or draws it; `finite`: whether to look at its values."""
+    if noise is None:
+        return draw_noise(anchors, generator)
+    check_tensor("noise", noise, tuple(anchors.shape), finite=finite)
+    return noise
+
+
+def gather_pool(anchors: Tensor, group: Any = None) -> Tensor:
+    """Gathers the anchors of all processes of a group with gradient; raises a ValueError if that is one image."""
+    pool = gather_with_gradient(anchors, group)
     if pool.shape[0] == 1:
         raise ValueError(
             "`pixel_values` must hold at least 2 images for the loss: in a pool of one the latent is the noise itself."
@@ -30,16 +41,24 @@ def gather_pool(anchors: Tensor) -> Tensor:
 
 
 def place_anchors(
-    config: LZNConfig, anchors: Tensor, noise: Tensor, pool: Tensor | None = None, *, include_own: bool = False
+    config: LZNConfig,
+    anchors: Tensor,
+    noise: Tensor,
+    pool: Tensor | None = None,
+    *,
+    include_own: bool = False,
+    of_labels: bool = False,
 ) -> Tensor:
-    """Computes the latents of anchors of images, with the latent solver of the configuration.
+    """Computes the latents of anchors, with the solver of the configuration.
 
     Args:
-        config ([`LZNConfig`]): `latent_solver` and `latent_num_steps`.
+        config ([`LZNConfig`]): `latent_solver` and `latent_num_steps`, or those of the alignment.
         anchors (`Tensor` of shape `(B, D)`): the anchors to place.
         noise (`Tensor` of shape `(B, D)`): prior noise.
         pool (`Tensor` of shape `(N, D)`, *optional*): the anchors that share the prior, `anchors` by default.
         include_own (`bool`, *optional*, defaults to `False`): whether each row's pool is {its own anchor} + `pool`.
+        of_labels (`bool`, *optional*, defaults to `False`): whether the anchors are of labels, or of what else images are aligned with:
+            `alignment_solver` and `alignment_num_steps` carry them.
 
     Returns:
         `Tensor` of shape `(B, D)`: the latents.
@@ -57,8 +76,8 @@ def place_anchors(
         pool,
         log_weights=log_weights,
         include_own=include_own,
-        solver=config.latent_solver,
-        num_steps=config.latent_num_steps,
+        solver=config.alignment_solver if of_labels else config.latent_solver,
+        num_steps=config.alignment_num_steps if of_labels else config.latent_num_steps,
     )
 
 
@@ -177,6 +196,7 @@ __all__ = [
     "draw_latents",
     "draw_noise",
     "gather_pool",
+    "given_noise",
     "place_anchors",
     "place_images",
     "score_labels",

@@ -23,13 +23,18 @@ BENCHMARKS = ROOT / "benchmarks"
 # Sizes that take seconds.
 TINY = {
     "latent_zones": "--rows 6 --anchors 8 --large_rows 4 --large_anchors 9 --latent_dim 3 --steps 2 --repeats 1",
+    "pool_size": "--rows 4 --anchors 8 9 --latent_dim 3 --steps 2 --repeats 1",
     "solvers": "--rows 6 --max_anchors 10 --reference 8",
     "networks": "--decoders cifar10 --cifar10_batch 1 --base_channels 16 --repeats 1",
     "sampling": "--images 4 --evaluations 2 4 --tolerances 0.1 --reference_steps 8 --steps 2 --batch_sizes 2 --repeats 1",
     "training_step": "--preset digits --batch 4 --repeats 1",
+    "scaling": "--preset digits --batch 4 --repeats 1",
     "data_loading": "--images 32 --batch 8 --batches 2 --image_size 8 --repeats 1",
+    "streaming": "--files 2 --images 8 --image_size 16 --batch 4 --batches 3 --repeats 1",
     "metrics": "--samples 60 --features 8 --plain_samples 40 --labels 5 --repeats 1",
+    "pools": "--pool 16 --micro_batch 8 --config_overrides encoder_base_channels=16 decoder_base_channels=16",
     "imports": "--names LZNImageProcessor --repeats 1",
+    "gpu": "--device cpu --eager --preset digits --batch 4 --rows 4 --anchors 8 --latent_dim 3 --product 32 --steps 2 --minutes 0 --repeats 1",
     "views": "--channels 3 --image_size 32 --batch 8 --repeats 1",
 }
 
@@ -59,10 +64,15 @@ def test_every_script_has_tiny_sizes_a_title_and_its_turn_in_make_bench(render_t
     scripts = {path.stem for path in BENCHMARKS.glob("*.py")} - {"common", "render_table"}
     makefile = (BENCHMARKS.parent / "Makefile").read_text()
     listed = re.search(r"^BENCHMARKS := (.*)$", makefile, flags=re.MULTILINE)[1].split()
-    assert set(TINY) == scripts and scripts <= set(render_table.BENCHMARKS) == set(listed)
+    assert set(TINY) == scripts and scripts <= set(render_table.BENCHMARKS)
+    assert set(listed) == scripts - {"gpu"}  # it needs one
 
 
-@pytest.mark.parametrize("name", TINY)
+# These take most of a minute.
+SLOW = ("latent_zones", "metrics", "pools", "training_step")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in TINY])
 def test_script_writes_results_that_can_be_rendered(tmp_path: Path, render_table, name: str):
     output = tmp_path / f"{name}.json"
     printed = run(f"{name}.py", *TINY[name].split(), "--output", str(output))
@@ -80,6 +90,32 @@ def test_script_writes_results_that_can_be_rendered(tmp_path: Path, render_table
     tables = render_table.render_report(output)
     for result in report["results"]:
         assert (f"| {result['name']} " in tables) != result.get("detail", False)
+
+
+@pytest.mark.slow
+def test_gpu_script_trains_and_evaluates(tmp_path: Path):
+    output = tmp_path / "gpu.json"
+    sizes = f"{TINY['gpu']} --train_preset digits --max_train_steps 2 --feature_steps 2 --samples 20"
+    run("gpu.py", *sizes.split(), "--output", str(output))
+    names = [result["name"] for result in json.loads(output.read_text())["results"]]
+    title = "digits, 2 training steps of 128 in bf16"
+    assert [name for name in names if name.startswith(title)] == [
+        f"{title}: accuracy",
+        f"{title}: Fréchet distance, real training images as baseline",
+        f"{title}: class consistency",
+    ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("arguments", "message"), [("", "No GPU"), ("--device cpu", "--data_dir must be the folder of fashion-mnist")]
+)
+def test_gpu_script_ends_with_one_line_before_it_measures(arguments, message):
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (
+        done.returncode == 1 and done.stdout == "" and done.stderr.startswith(message) and done.stderr.count("\n") == 1
+    )
 
 
 def test_errors_of_a_decoder_fall_with_the_evaluations(common):
@@ -284,3 +320,37 @@ def test_solvers_measure_the_anchors_of_a_file(tmp_path):
     )
     names = [result["name"] for result in json.loads(output.read_text())["results"]]
     assert names and all(name.startswith("mine: 12 anchors, 3 dimensions") for name in names)
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def test_arithmetic_of_a_step_by_hand(common):
+    scaling = importlib.import_module("scaling")
+    sizes = {
+        "parameters": 2**20,
+        "largest block": 2**18,
+        "outside of blocks": 2**18,
+        "latent_dim": 128,
+        "evaluations": 5,
+    }
+    results = {name: value for name, (value, _) in scaling.per_gpu(sizes, 256, 4).items()}
+    assert list(results.values()) == [
+        1024,
+        3 / 4 * 0.5,  # 1,024 x 128 floats are half a MiB
+        7 / 8 * 8 * 256 * 128 * 4 / 2**20,
+        2 * 3 / 4 * 4,  # 2^20 floats are 4 MiB
+        3 * 3 / 4 * 4,
+        5 * 4,
+        5 * 4 / 4 + 3,  # the rest and two blocks of 1 MiB each
+        2.0,  # 256 x 1,024 doubles
+        6 * 2 * 256 * 1024 * 128 * 5 / 1e9,
+        6 * 2 * 256 * 2048 * 128 * 5 / 1e9,
+    ]
+
+
+def test_the_page_has_the_tables_of_the_results(render_table):
+    page = (ROOT / "docs" / "distributed.md").read_text().splitlines()
+    report = render_table.render_report(BENCHMARKS / "results" / "scaling.json").splitlines()
+    lines = [line for line in report if line.startswith("|")]
+    assert len(lines) > 15 and set(lines) <= set(page)

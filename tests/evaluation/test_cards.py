@@ -11,8 +11,8 @@ from helpers.models import tiny_config
 from huggingface_hub import ModelCard
 
 from lzn_hf import LZNModel
-from lzn_hf.evaluation.cards import make_model_card
-from lzn_hf.evaluation.shared_cards import complete_card
+from lzn_hf.evaluation.cards import PICTURES, make_model_card
+from lzn_hf.evaluation.shared_cards import complete_card, linked_files
 from lzn_hf.evaluation.sharing import save_components
 from lzn_hf.training.arguments import DataArguments, RunArguments
 from lzn_hf.training.settings import resolve_settings
@@ -40,7 +40,6 @@ SAYS = {
     'pipeline("image-classification"': {"joint"},
     'pipeline("image-feature-extraction"': ENCODERS,
     "AutoModel.from_pretrained": ENCODERS,
-    "samples.png": GENERATORS,
     "6 latent dimensions": ENCODERS,
     "classifies images": {"joint", "joint without anchors"},
     "without labels": {"unconditional", "representation"},
@@ -89,6 +88,16 @@ def test_a_card_says_what_its_kind_of_model_does(kind, tmp_path):
     for snippet in re.findall(r"```py\n(.*?)```", card.text, re.DOTALL):
         compile(snippet, kind, "exec")
         assert "me/lzn-toys" in snippet
+
+
+@pytest.mark.parametrize("pictures", [(), ("samples.png",), ("curves.png", "zones.png"), sorted(PICTURES)])
+def test_a_card_shows_the_pictures_beside_it_and_no_others(pictures, tmp_path):
+    card = make_card(tiny_config(num_reference_anchors=9, prediction_time=0.3), tmp_path, pictures=pictures)
+    assert sorted(linked_files(card)) == sorted(pictures)
+    heading = {name: card.text[: card.text.index(f"]({name})")].count("\n## ") for name in pictures}
+    # With the description, the results and the training, in this order.
+    assert all(heading[name] == {"reliability.png": 1, "curves.png": 4}.get(name, 0) for name in pictures)
+    assert ("Accuracy against score" in card.text) == ("reliability.png" in pictures)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,7 +168,7 @@ def test_what_there_is_not_is_not_claimed(tmp_path):
 
 
 def test_the_time_of_scores_is_told_with_their_picture(tmp_path):
-    card = make_card(tiny_config(prediction_time=0.25), tmp_path)
+    card = make_card(tiny_config(prediction_time=0.25), tmp_path, pictures=["reliability.png"])
     assert "at time t = 0.250" in card.text and "![Reliability](reliability.png)" in card.text
     assert card.text.index("Reliability") < card.text.index("## How to use")
     assert "reliability.png" not in make_card(tiny_config(), tmp_path).text

@@ -1,5 +1,5 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""A folder to share is complete, whatever kind of model was saved, and however. (tests/utils/test_export_to_hub.py opens it.)"""
+"""A folder to share is complete, whatever kind of model was saved, and however. (tests/commands/test_export_to_hub.py opens it.)"""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 import torch
 from helpers.models import TINY_RESNET, tiny_config
 from helpers.pipelines import make_pipeline
+from helpers.texts import make_text_pipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, AutoProcessor
 
-from lzn_hf import LZNForImageClassification, LZNImageProcessor, LZNModel, LZNPipeline
+from lzn_hf import LZNForImageClassification, LZNImageProcessor, LZNModel, LZNPipeline, LZNProcessor
 from lzn_hf.evaluation.sharing import auto_map, code_files, export_folder
 
 
@@ -78,6 +79,31 @@ def test_all_auto_classes_are_named(tmp_path):
     )
     processor = json.loads((folder / "preprocessor_config.json").read_text())
     assert processor["auto_map"]["AutoImageProcessor"][0] == "image_processing_lzn.LZNImageProcessor"
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_texts_come_with_their_tokenizer_and_auto_classes(tmp_path, has_index):
+    """Also of a model and a tokenizer that were saved by themselves."""
+    pipe = make_text_pipeline()
+    if has_index:
+        pipe.save_pretrained(tmp_path / "texts")
+    else:
+        pipe.model.save_pretrained(tmp_path / "texts")
+        pipe.tokenizer.save_pretrained(tmp_path / "texts")
+    folder = export_folder(tmp_path / "texts", tmp_path / "shared")
+    tokenizer = {"tokenizer.json", "tokenizer_config.json", "processor_config.json"}
+    assert names(folder) == MODEL | PIPELINE | CODE | EXAMPLES | tokenizer
+    assert {"processing_lzn.py", "modeling_zero_shot_lzn.py", "types_lzn.py", "networks_types.py"} <= CODE
+    classes = json.loads((folder / "config.json").read_text())["auto_map"]
+    assert classes["AutoProcessor"] == "processing_lzn.LZNProcessor"
+    zero_shot = "modeling_zero_shot_lzn.LZNForZeroShotImageClassification"
+    assert classes["AutoModelForZeroShotImageClassification"] == zero_shot
+    assert json.loads((folder / "processor_config.json").read_text())["auto_map"] == {
+        "AutoProcessor": classes["AutoProcessor"]
+    }
+    opened = LZNPipeline.from_pretrained(folder)
+    assert opened.tokenizer.get_vocab() == pipe.tokenizer.get_vocab()
+    assert type(AutoProcessor.from_pretrained(folder)) is LZNProcessor
 
 
 def test_weights_are_copied_as_they_are(tmp_path):

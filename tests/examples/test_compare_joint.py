@@ -12,7 +12,6 @@ import compare_joint
 import numpy as np
 import pytest
 import torch
-import train_joint
 from helpers import ROOT
 from helpers.images import all_items, as_set, random_images
 from helpers.joint_runs import toy_flags, train
@@ -24,6 +23,7 @@ from lzn_hf.data.images import load_image_data
 from lzn_hf.evaluation.calibration import fit_temperature, negative_log_likelihood
 from lzn_hf.evaluation.joint import linear_log_probs
 from lzn_hf.evaluation.representation import load_model
+from lzn_hf.training import setup
 
 
 PRESET = f"--preset {ROOT / 'tests/helpers/toy_preset.json'}"
@@ -137,7 +137,7 @@ def test_all_methods_see_the_same_augmented_images_in_the_same_order(tmp_path, m
         seen[baseline].append(pixel_values)
         return pixel_values
 
-    monkeypatch.setattr(train_joint, "to_pixel_values", watched)
+    monkeypatch.setattr(setup, "to_pixel_values", watched)
     for baseline in compare_joint.BASELINES.values():
         seen[baseline] = []
         train(f"{toys} --baseline {baseline} --output_dir {tmp_path / baseline}")

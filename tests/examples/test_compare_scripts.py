@@ -10,10 +10,16 @@ from pathlib import Path
 
 import compare_generation
 import compare_representations
+import compare_text_image
 import comparison
 import pytest
 import torch
+from helpers.texts import make_text_pipeline
 from transformers import ResNetConfig, ResNetForImageClassification
+
+from lzn_hf.train_text_image import captions_file
+from lzn_hf.training.parsing import PRESETS_DIR
+from lzn_hf.zones_lzn import place_images
 
 
 def save_tiny_features(folder: Path) -> None:
@@ -84,3 +90,17 @@ def test_unknown_methods_and_empty_lists_are_refused():
         with pytest.raises(ValueError, match=f"`{name}` must not be empty"):
             compare_generation.ComparisonArguments(**{name: []})
     compare_representations.ComparisonArguments(flags=[])
+
+
+def test_captions_that_are_compared_are_those_that_training_sees():
+    for preset, captions in compare_text_image.CAPTIONS.items():
+        settings = json.loads((PRESETS_DIR / "text-image" / f"{preset}.json").read_text())
+        assert settings["text"]["captions"] == captions and captions_file(captions).is_file()
+
+
+def test_images_are_compared_with_texts_as_the_model_does():
+    model = make_text_pipeline(prediction_time=0.3).model
+    anchors, candidates = torch.randn(5, 64), torch.randn(3, 64)
+    placed = place_images(model.config, anchors, model.reference_anchors())
+    scores = compare_text_image.score(model, "lzn", placed, candidates)
+    torch.testing.assert_close(scores, model.compare_images(anchors, candidates))

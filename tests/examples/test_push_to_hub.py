@@ -44,7 +44,14 @@ RUNS = [
     ("train_joint", "hf_good", "--output_dir runs/taken --hub_model_id me/taken"),
 ]
 CODE = {path.name for path in code_files()}
-MODEL = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "training_settings.json"}
+MODEL = {
+    "README.md",
+    "config.json",
+    "curves.png",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "training_settings.json",
+}
 PIPELINE = {"model_index.json", "scheduler_config.json", "samples.png"}
 
 
@@ -64,7 +71,7 @@ def test_each_script_uploads_what_its_model_needs(trained):
     hub, folder, _ = trained
     names = ("me/joint", "me/flow", "org/encoder")
     joint, flow, encoder = (hub.repositories[name] for name in names)
-    assert set(joint.files) == MODEL | PIPELINE | CODE | {"reliability.png"} | {
+    assert set(joint.files) == MODEL | PIPELINE | CODE | {"reliability.png", "zones.png"} | {
         f"examples/{number}.png" for number in range(3)
     }
     assert set(flow.files) == MODEL | PIPELINE | CODE | {f"examples/{number}.png" for number in range(4)}
@@ -80,7 +87,7 @@ def test_the_local_folder_is_that_of_any_run(trained):
     _, folder, _ = trained
     local = {path.name for path in (folder / "runs" / "joint").iterdir()}
     run = {"metrics.jsonl", "data_summary.json", "checkpoint-1"}
-    assert local == MODEL | PIPELINE | run | {"reliability.png"}
+    assert local == MODEL | PIPELINE | run | {"reliability.png", "zones.png"}
     assert 'from_pretrained("runs/joint")' in (folder / "runs" / "joint" / "README.md").read_text()
 
 
@@ -91,10 +98,11 @@ def test_a_failed_upload_loses_nothing_and_says_how_to_go_on(trained):
     LZNPipeline.from_pretrained(folder / "runs" / "broken")
     assert ModelCard.load(folder / "runs" / "broken" / "README.md").data.license == "mit"
     _, command, _ = errors[0].split("`")
-    assert command == "python utils/export_to_hub.py runs/broken --push_to_hub me/broken --private"
+    assert command == "lzn export hub runs/broken --push_to_hub me/broken --private"
     with local_hub() as later:
-        program, *arguments = shlex.split(command)[1:]
-        run_with_hub(ROOT / program, later, folder, *arguments)
+        program, *arguments = shlex.split(command)
+        assert program == "lzn"
+        run_with_hub("from lzn_cli.main import main; main()", later, folder, *arguments)
     assert ModelCard(later.repositories["me/broken"].files["README.md"].decode()).data.license == "mit"
     assert later.repositories["me/broken"].private
 

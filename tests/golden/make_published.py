@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from published_checkpoint import PREFIX
-from published_format import config_from_published, published_entries
 from safetensors.torch import load_file, save_file
+
+from lzn_hf.commands.published_checkpoint import PREFIX
+from lzn_hf.commands.published_config import config_from_published
+from lzn_hf.commands.published_format import published_entries
 
 
 FOLDER = Path(__file__).resolve().parent / "published"

@@ -158,6 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
             files = self.hub.repositories[match[1]].files
             rows = [{"type": "file", "path": name, "size": len(files[name]), "oid": COMMIT} for name in files]
             return self._answer(rows)
+        if re.fullmatch(
+            r"/api/models/(\w+/[\w-]+)/tree/\w+/.+", path
+        ):  # of a folder in the repository: none is asked for that is there
+            return self._refuse("EntryNotFound")
         if match := re.fullmatch(r"/api/models/(\w+/[\w-]+)/discussions/1", path):
             request = {"num": 1, "title": "", "status": "draft", "author": {"name": "me"}, "isPullRequest": True}
             request |= {

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import train_joint
+from lzn_hf import train_joint
 
 from . import ROOT
 from .training import forget_accelerators, weights, write_image_folder

@@ -12,8 +12,10 @@ NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 STEPS = 6
 
 
-def make_pipeline(names=NAMES, channels=1, num_reference_anchors=24, **options) -> LZNPipeline:
-    """A pipeline of 8 x 8 images whose random weights make every output depend on every input."""
+def make_pipeline(
+    names=NAMES, channels=1, num_reference_anchors=24, latent_dim=6, image_size=8, **options
+) -> LZNPipeline:
+    """A pipeline of small images whose random weights make every output depend on every input."""
     sizes = {
         "base_channels": 8,
         "channel_multipliers": [1, 2],
@@ -24,14 +26,13 @@ def make_pipeline(names=NAMES, channels=1, num_reference_anchors=24, **options) 
     options |= {f"{part}_{name}": value for part in ("encoder", "decoder") for name, value in sizes.items()}
     options |= {"encoder_tap_channels": 2, "encoder_tap_hidden_dim": 8}
     torch.manual_seed(0)
-    model = LZNModel(
-        LZNConfig(image_size=8, num_channels=channels, latent_dim=6, id2label=dict(enumerate(names)), **options)
-    ).eval()
+    sizes = {"image_size": image_size, "num_channels": channels, "latent_dim": latent_dim}
+    model = LZNModel(LZNConfig(**sizes, id2label=dict(enumerate(names)), **options)).eval()
     with torch.no_grad():
         for parameter in model.parameters():  # fresh output layers are zero: nothing would depend on anything
             parameter.add_(0.1 * torch.randn_like(parameter))
     if num_reference_anchors:
-        model.set_reference_anchors(torch.randn(num_reference_anchors, 6))
+        model.set_reference_anchors(torch.randn(num_reference_anchors, latent_dim))
     pipe = LZNPipeline.from_model(model)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -19,7 +19,6 @@ from accelerate import Accelerator, DataLoaderConfiguration, debug_launcher
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import load_file
-from torch.utils.data import IterableDataset
 
 from lzn_hf import LZNModel
 from lzn_hf.anchors_lzn import ANCHOR_NAMES
@@ -84,21 +83,6 @@ def data_flags(preset: Path) -> list[str]:
     """Flags for the data that a preset leaves open."""
     data = json.loads(preset.read_text())["data"]
     return [] if {"dataset_name", "data_dir"} & data.keys() else ["--data_dir", "images"]
-
-
-class ToyStream(IterableDataset):
-    """Labels 0..count-1, shuffled anew for each epoch, as streamed datasets are."""
-
-    def __init__(self, count: int):
-        self.count, self.epoch = count, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.epoch))
-        for index in order.tolist():
-            yield {"pixel_values": torch.full((1, 8, 8), index, dtype=torch.uint8), "labels": torch.tensor(index)}
 
 
 def write_image_folder(folder: Path) -> Path:

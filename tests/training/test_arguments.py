@@ -6,10 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import pytest
-import train_joint
-import train_representation
-import train_unconditional
 
+from lzn_hf import train_joint, train_representation, train_unconditional
 from lzn_hf.training.arguments import ModelArguments, PresetArguments, flag, learning_rates
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -133,9 +134,14 @@ def make_state(seed: int) -> tuple[LZNModel, PartwiseEMA, torch.optim.Adam]:
 
 
 def save(accelerator, folder, step, model, averages, optimizer, **options):
-    stateful = {"optimizer": optimizer}
+    @contextmanager
+    def averaged_model():
+        with averages.scope():
+            yield model
+
+    stateful = {"model": model, "ema": averages, "optimizer": optimizer}
     return checkpoints.save_checkpoint(
-        accelerator, folder, step, model, averages, stateful, settings_with(1), **options
+        accelerator, folder, step, averaged_model, stateful, settings_with(1), **options
     )
 
 
@@ -151,7 +157,8 @@ def test_checkpoints_round_trip_and_rotate(accelerator, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
     assert find_damage(folder) is None
     other, other_averages, other_optimizer = make_state(1)
-    assert checkpoints.load_checkpoint(folder, other, other_averages, {"optimizer": other_optimizer}) == 10
+    stateful = {"model": other, "ema": other_averages, "optimizer": other_optimizer}
+    assert checkpoints.load_checkpoint(folder, stateful) == 10
     assert all(map(torch.equal, model.parameters(), other.parameters()))
     for name, average in averages.averages.items():
         assert all(map(torch.equal, average.shadow_params, other_averages.averages[name].shadow_params))

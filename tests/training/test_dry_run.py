@@ -9,12 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import train_joint
-import train_representation
-import train_unconditional
 from helpers.images import write_idx_folder
 from helpers.training import forget_accelerators, tiny_model, toy_images, training_setup, write_image_folder
 
+from lzn_hf import train_joint, train_representation, train_unconditional
 from lzn_hf.data.batches import to_pixel_values
 from lzn_hf.training import dry_run, metrics
 from lzn_hf.training.arguments import RunArguments

@@ -7,11 +7,10 @@ import json
 from functools import partial
 
 import pytest
-import train_joint
-import train_representation
-import train_unconditional
 from helpers.forked_runs import assert_same_outcome, kill_at_random, run_undisturbed, start
 from helpers.training import TINY, write_image_folder
+
+from lzn_hf import train_joint, train_representation, train_unconditional
 
 
 # Checkpoints fall between two lines of metrics, and upon and between evaluations.

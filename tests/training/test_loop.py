@@ -19,11 +19,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import train_joint
 from helpers.models import is_checkpointing
 from helpers.training import forget_accelerators, tiny_model, toy_images, training_setup
 from torch import Tensor
 
+from lzn_hf import train_joint
 from lzn_hf.data.batches import to_pixel_values
 from lzn_hf.training import metrics
 from lzn_hf.training.arguments import RunArguments

@@ -9,15 +9,13 @@ from types import ModuleType
 
 import pytest
 import torch
-import train_joint
-import train_representation
-import train_unconditional
 from helpers.training import (
     TINY,
     accelerator_fixture,  # noqa: F401 (a fixture)
     forget_accelerators,
 )
 
+from lzn_hf import train_joint, train_representation, train_unconditional
 from lzn_hf.training.metrics import JSONLinesTracker, LatentWatch, MetricAverager
 
 

@@ -8,20 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-import train_joint
-import train_representation
-import train_unconditional
-from helpers import ROOT
 from helpers.images import write_idx_folder
 from helpers.training import data_flags
 
+from lzn_hf import train_joint, train_representation, train_unconditional
 from lzn_hf.training.arguments import RunArguments
 from lzn_hf.training.models import build_model, model_parts
-from lzn_hf.training.parsing import parse_arguments
+from lzn_hf.training.parsing import PRESETS_DIR, parse_arguments
 
 
-EXAMPLES = ROOT / "examples"
-PRESETS = EXAMPLES / "presets" / "joint"
+PRESETS = PRESETS_DIR / "joint"
 
 
 SCRIPTS = (train_joint, train_representation, train_unconditional)
@@ -149,8 +145,8 @@ def test_a_folder_of_idx_files_is_the_data_of_the_preset_fashion_mnist_and_anoth
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_preset_without_data_needs_some_on_the_command_line(script, tmp_path, capsys):
-    kind = script.__name__.removeprefix("train_")
-    presets = EXAMPLES / "presets" / kind
+    kind = script.__name__.removeprefix("lzn_hf.train_")
+    presets = PRESETS_DIR / kind
     own = write_preset(tmp_path, training={"seed": 5})
     for preset in ("images-32", own):
         for flags in ([], ["--output_dir", "x"], ["--image_size", "64"], ["--config_overrides", "latent_dim=4"]):
@@ -171,7 +167,7 @@ def test_a_preset_without_data_needs_some_on_the_command_line(script, tmp_path, 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_has_a_preset_for_digits_and_each_preset_a_folder_of_its_own(script):
-    presets = EXAMPLES / "presets" / script.__name__.removeprefix("train_")
+    presets = PRESETS_DIR / script.__name__.removeprefix("lzn_hf.train_")
     paths = sorted(path for path in presets.glob("*.json") if not data_flags(path))
     folders = [parse_arguments(script.ARGUMENTS, presets, ["--preset", path.stem])[2].output_dir for path in paths]
     assert "digits" in [path.stem for path in paths]

@@ -8,11 +8,8 @@ from contextlib import nullcontext
 from dataclasses import fields
 
 import pytest
-import train_joint
-import train_representation
-import train_unconditional
 
-from lzn_hf import LZNConfig
+from lzn_hf import LZNConfig, train_joint, train_representation, train_unconditional
 from lzn_hf.data.summary import DataSummary
 from lzn_hf.training.arguments import DataArguments, RunArguments
 from lzn_hf.training.settings import (

@@ -13,13 +13,14 @@ import time
 from pathlib import Path
 
 import pytest
-import train_unconditional
 from accelerate import PartialState, debug_launcher
 from helpers.forked_runs import assert_same_outcome, finish, start
 from helpers.training import TINY, forget_accelerators, write_image_folder
 from torch.multiprocessing import ProcessExitedException
 
+from lzn_hf import train_unconditional
 from lzn_hf.data.batches import to_pixel_values
+from lzn_hf.training import setup
 from lzn_hf.training.checkpoints import list_checkpoints
 from lzn_hf.training.signals import StopSignals, resume_command, without_flags
 
@@ -71,13 +72,14 @@ def test_a_signal_to_one_of_two_processes_stops_both(tmp_path, flags, monkeypatc
             os.kill(os.getpid(), signal.SIGTERM)
         return to_pixel_values(images, **options)
 
-    monkeypatch.setattr(train_unconditional, "to_pixel_values", signalled)
+    monkeypatch.setattr(setup, "to_pixel_values", signalled)
     forget_accelerators()
     argv = f"{flags} --max_train_steps 100000 --output_dir {tmp_path / 'run'}".split()
     with pytest.raises(ProcessExitedException, match="exit code 143"):
         debug_launcher(train_unconditional.main, (argv,), num_processes=2)
     assert list(list_checkpoints(tmp_path / "run")) == [2]
-    assert capfd.readouterr().out.count("Resume by:\ntorchrun --nproc_per_node ") >= 1
+    # `debug_launcher` starts each process as the first one of a machine: both print, and what they print may run together.
+    assert len(re.findall(r"Resume by:\ntorchrun --nproc_per_node \d ", capfd.readouterr().out)) == 2
 
 
 def outcome_of(function) -> int:
@@ -136,3 +138,9 @@ def test_the_command_that_resumes(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr("sys.argv", ["train.py", "--seed", "3"])
     assert resume_command() == "torchrun --nproc_per_node 2 train.py --seed 3 --resume_from_checkpoint latest"
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "false")
+    assert resume_command() == (
+        "accelerate launch --use_fsdp --fsdp_version 2 --fsdp_cpu_ram_efficient_loading false --fsdp_reshard_after_forward false "
+        "--num_processes 2 train.py --seed 3 --resume_from_checkpoint latest"
+    )

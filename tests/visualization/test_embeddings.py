@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 from lzn_hf.visualization.embeddings import map_to_plane, plot_embeddings
-from lzn_hf.visualization.figures import PALETTE
+from lzn_hf.visualization.figures import PALETTE, draw_figure
 
 
 NAMES = ["ant", "bee", "cow"]
+
+
+def draw_embeddings(*arguments, **options) -> Image.Image:
+    return draw_figure(plot_embeddings(*arguments, **options))
 
 
 def directions(count: int = 90, size: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,7 +62,7 @@ def test_the_picture_has_the_colours_of_the_labels_that_there_are(channels):
     features, labels = directions(60)
     features, labels = features[labels < 2], labels[labels < 2]
     images = None if channels is None else torch.full((len(labels), channels, 8, 8), 40, dtype=torch.uint8)
-    picture = plot_embeddings(features, labels, NAMES, images=images)
+    picture = draw_embeddings(features, labels, NAMES, images=images)
     assert picture.size == (1200, 1050) and picture.mode == "RGB"
     for label, expected in enumerate((True, True, False)):
         assert (colour_share(picture, PALETTE[label]) > 2e-4) == expected
@@ -67,9 +72,9 @@ def test_the_picture_has_the_colours_of_the_labels_that_there_are(channels):
 
 def test_thumbnails_are_where_no_dots_are():
     features, labels = directions(60)
-    without = np.asarray(plot_embeddings(features, labels, NAMES)).astype(int)
+    without = np.asarray(draw_embeddings(features, labels, NAMES)).astype(int)
     images = torch.zeros(60, 1, 4, 4, dtype=torch.uint8)
-    with_images = np.asarray(plot_embeddings(features, labels, NAMES, images=images)).astype(int)
+    with_images = np.asarray(draw_embeddings(features, labels, NAMES, images=images)).astype(int)
     colours = [255 * np.array(to_rgb(colour)) for colour in PALETTE[:3]]
     dots = np.min([np.abs(without - colour).max(-1) for colour in colours], axis=0) < 12
     assert dots.sum() > 400
@@ -85,8 +90,8 @@ def test_thumbnails_are_where_no_dots_are():
 
 def test_more_labels_than_colours_have_other_markers():
     features = torch.randn(44, 5, generator=torch.Generator().manual_seed(0))
-    first = plot_embeddings(features, torch.zeros(44, dtype=torch.int64), ["x"] * 11)
-    second = plot_embeddings(features, torch.full((44,), 10), ["x"] * 11)
+    first = draw_embeddings(features, torch.zeros(44, dtype=torch.int64), ["x"] * 11)
+    second = draw_embeddings(features, torch.full((44,), 10), ["x"] * 11)
     assert not np.array_equal(np.asarray(first), np.asarray(second))
     assert colour_share(first, PALETTE[0]) > 2e-4 and colour_share(second, PALETTE[0]) > 2e-4
 
@@ -110,4 +115,4 @@ def test_wrong_arguments_are_refused(change, message):
     if len(arguments["features"]) != 5:
         arguments["labels"] = arguments["labels"][: len(arguments["features"])]
     with pytest.raises(ValueError, match=message):
-        plot_embeddings(**arguments)
+        draw_embeddings(**arguments)

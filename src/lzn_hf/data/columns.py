@@ -86,9 +86,19 @@ def find_label_column(name: str, features: Any, column: str | None) -> str:
             f"{name} has no label column: its columns are {list(features)}; name one by `label_column`, or go without labels"
         )
     feature = _feature(name, "label_column", column, features)
-    if column not in typed and not is_plain(feature):
+    if column not in typed and not is_plain(feature) and not _holds_strings(feature):
         raise ValueError(f"`label_column` {column!r} of {name} must hold class labels, integers or strings: {feature}")
     return column
+
+
+def _holds_strings(feature: Any) -> bool:
+    """Whether a feature is of lists of strings, as several captions of an image are."""
+    return getattr(getattr(feature, "feature", None), "dtype", None) == "string"
+
+
+def _as_label(value: Any) -> Any:
+    """A stored label as it is compared: of several strings, the lines."""
+    return "\n".join(value) if isinstance(value, list) else value
 
 
 def _pick(name: str, argument: str, found: Sequence[str], usual: Sequence[str]) -> str | None:
@@ -163,7 +173,9 @@ def find_labels(name: str, rows: Any, column: str, feature: Any) -> tuple[list[s
             f"`label_column` {column!r} of {name} holds plain {feature.dtype} values: their set is unknown until all "
             "is read, so leave `streaming` out, or make it a ClassLabel column, or go without labels"
         )
-    values = {str(value): value for value in set(rows[column][:]) if value not in (None, -1)}
+    values = {
+        str(value): value for value in {_as_label(value) for value in rows[column][:]} if value not in (None, -1)
+    }
     names = sort_labels(values)
     return names, {values[label]: number for number, label in enumerate(names)}
 
@@ -174,7 +186,7 @@ def label_tensor(values: Sequence[Any], label_ids: dict[Any, int], split: str, n
     Raises:
         ValueError: for a label that the training data does not have, naming the row.
     """
-    labels = [label_ids.get(value, -1) for value in values]
+    labels = [label_ids.get(_as_label(value), -1) for value in values]
     if -1 in labels:
         row = labels.index(-1)
         raise ValueError(

@@ -29,12 +29,12 @@ from .stores import (
     ImageDecoder,
     Rows,
     StoredImageDataset,
-    StreamedImageDataset,
     TensorImageDataset,
     UnreadableImageError,
     name_image,
     open_stored,
 )
+from .streams import Shuffling, StreamedImageDataset
 from .summary import DataSummary
 
 
@@ -111,9 +111,10 @@ def load_image_data(
         use_labels (`bool`, *optional*, defaults to `True`): `False` leaves labels away.
         skip_bad_images (`bool`, *optional*, defaults to `False`): leave out images that cannot be read, instead of raising an error.
             The summary counts and names them; of a stream, a warning names each as it comes.
-        streaming (`bool`, *optional*, defaults to `False`): read images as they come, keep nothing; for a Hub id, parquet files or a
-            folder of images.
-        shuffle_buffer_size (`int`, *optional*, defaults to 5000): images among which the training stream is shuffled.
+        streaming (`bool`, *optional*, defaults to `False`): read images as they come, keep nothing; for a Hub id, parquet files, tar
+            archives as webdataset has them, or a folder of images.
+        shuffle_buffer_size (`int`, *optional*, defaults to 5000): images of a block within which the training stream is shuffled, after its
+            files were.
         cache_limit_bytes (`int`, *optional*, defaults to 4 GiB): a split that is larger when decoded is not kept in memory. Each
             process has its own copy.
         seed (`int`, *optional*, defaults to 0): decides the held-out images and the order of the training stream, nothing else.
@@ -157,9 +158,14 @@ def load_image_data(
         summary.validation_from = cut_by if len(rows) == 1 else f"split {validation_split!r} of the data"
     parts: list[Any]
     if streaming:
-        rows[0].rows = rows[0].rows.shuffle(seed=seed, buffer_size=shuffle_buffer_size)
+        if shuffle_buffer_size < 1:
+            raise ValueError(f"`shuffle_buffer_size` must be at least 1, got {shuffle_buffer_size}")
+        orders = [Shuffling(seed, shuffle_buffer_size), None]  # of training and validation
         labels = source.label_column, source.label_ids
-        parts = [StreamedImageDataset(split, *labels, decoder, skip_bad_images) for split in rows]
+        parts = [
+            StreamedImageDataset(split, *labels, decoder, skip_bad_images, order)
+            for split, order in zip(rows, orders, strict=False)
+        ]
         if source.label_names:
             summary.labels_from = f"{len(source.label_names)} from {source.labels_from}"
         summary.unusual.append("a stream is not looked through before it is read, so copies of images are not known")

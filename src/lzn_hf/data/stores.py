@@ -1,12 +1,11 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""Images in memory, on disk and in streams, as PyTorch datasets of `{"pixel_values": uint8 (C, H, W), "labels": int64 ()}`."""
+"""Images in memory and on disk, as PyTorch datasets of `{"pixel_values": uint8 (C, H, W), "labels": int64 ()}`."""
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 from ..images_lzn import GREY_MODES, ImageError, fit_image, flatten_image, open_image
-from .columns import label_tensor
 from .folders import ImageFile
 
 
-logger = logging.getLogger(__name__)
-
+MAX_MEMBER_BYTES = 2**30  # as an image of MAX_PIXELS takes without compression, with room; a zip can claim any size
 PROGRESS_BAR_FROM = 4096  # images; fewer are decoded in less than a second
 
 
@@ -81,7 +78,12 @@ def open_stored(stored: Any, number: int, split: str) -> tuple[Image.Image, str]
         if stored is None:
             raise ImageError("is missing: the row holds none")
         if isinstance(stored, ImageFile):
-            stored_image = open_image(stored.path if stored.member is None else stored.read())
+            if stored.member is None:
+                stored_image = open_image(stored.path)
+            elif (size := stored.size()) > MAX_MEMBER_BYTES:
+                raise ImageError(f"has {size:,} bytes: of an archive, more than {MAX_MEMBER_BYTES:,} are not unpacked")
+            else:
+                stored_image = open_image(stored.read())
         elif not isinstance(stored, dict):
             stored_image = open_image(stored)
         elif stored["bytes"] is not None:
@@ -89,9 +91,7 @@ def open_stored(stored: Any, number: int, split: str) -> tuple[Image.Image, str]
         elif os.path.isfile(stored["path"] or ""):
             stored_image = open_image(stored["path"])
         else:
-            import datasets  # which reads from the Hub, and from archives there
-
-            stored_image = open_image(datasets.Image().decode_example(stored))
+            stored_image = open_image(_read_remote(stored["path"]))
         image = flatten_image(stored_image)
         wanted = stored.get("mode") if isinstance(stored, dict) else None
         return image.convert("L" if wanted in GREY_MODES else "RGB") if wanted else image, stored_image.mode
@@ -99,6 +99,18 @@ def open_stored(stored: Any, number: int, split: str) -> tuple[Image.Image, str]
         raise UnreadableImageError(f"{name_image(stored, number, split)} {error}") from error
     except Exception as error:  # of `datasets` and `zipfile`
         raise UnreadableImageError(f"{name_image(stored, number, split)} cannot be read: {error!r}") from error
+
+
+def _read_remote(path: str | None) -> bytes:
+    """Reads a file of the Hub or of an archive there, as `datasets` names it. It is not decoded there, where no size is too large."""
+    if path is None:
+        raise ImageError("is missing: the row holds none")
+    import datasets
+    import pyarrow
+
+    feature = datasets.Image()
+    stored = pyarrow.array([{"bytes": None, "path": path}], type=feature.pa_type)
+    return feature.embed_storage(stored)[0]["bytes"].as_py()
 
 
 def name_image(stored: Any, number: int, split: str) -> str:
@@ -238,52 +250,3 @@ def decode_all(dataset: StoredImageDataset, keep: bool, skip_bad: bool) -> Decod
         decoded.readable.append(index)
     decoded.pixel_values = pixel_values[: len(decoded.readable)] if keep else None
     return decoded
-
-
-class StreamedImageDataset(IterableDataset):
-    """Images that come one after the other and are never stored.
-
-    Every process iterates the whole stream in the same order, and `accelerator.prepare` gives each item to exactly
-    one process (by default the main process reads and sends; `dispatch_batches=False` lets all read). Workers of one
-    DataLoader share the stream by files. `set_epoch` changes the order of a shuffled stream; a shuffle buffer mixes
-    only neighbours, so a source sorted by label needs a buffer larger than a label, or to be read without streaming.
-
-    Args:
-        rows ([`Rows`]): the stream, images not decoded.
-        label_column (`str`, *optional*): the column of the labels; `None`: no labels.
-        label_ids (`dict`): the label id of each stored label.
-        decoder ([`ImageDecoder`]): makes all images alike.
-        skip_bad (`bool`, *optional*, defaults to `False`): leave out images that cannot be read, with a warning each.
-    """
-
-    def __init__(
-        self,
-        rows: Rows,
-        label_column: str | None,
-        label_ids: dict[Any, int],
-        decoder: ImageDecoder,
-        skip_bad: bool = False,
-    ):
-        self.rows = rows
-        self.label_column = label_column
-        self.label_ids = label_ids
-        self.decoder = decoder
-        self.skip_bad = skip_bad
-
-    def set_epoch(self, epoch: int) -> None:
-        """Changes the order of a shuffled stream."""
-        self.rows.rows.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        split = self.rows.split
-        for number, row in enumerate(self.rows.rows):
-            try:
-                item = {"pixel_values": self.decoder(self.rows.stored(row), number, split)}
-            except UnreadableImageError as error:
-                if not self.skip_bad:
-                    raise
-                logger.warning(f"Left out: {error}")
-                continue
-            if self.label_column is not None:
-                item["labels"] = label_tensor([row[self.label_column]], self.label_ids, split, number)[0]
-            yield item

@@ -6,17 +6,22 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..card_lzn import TAGS, can_classify, card_metadata, check_license, hub_task, usage
+from ..card_lzn import EXAMPLE_TEXTS, TAGS, can_classify, card_metadata, check_license, hub_task, usage
 from ..configuration_lzn import LZNConfig
 
 
+# The pictures that training leaves beside a card.
+SAMPLES_PICTURE = "samples.png"
+ZONES_PICTURE = "zones.png"
 RELIABILITY_PICTURE = "reliability.png"
+CURVES_PICTURE = "curves.png"
+PICTURES = frozenset({SAMPLES_PICTURE, ZONES_PICTURE, RELIABILITY_PICTURE, CURVES_PICTURE})
 LIMITS_HEADING = "## Intended use and limits"
 SETTINGS_SHOWN = {
     "data": None,
@@ -57,7 +62,7 @@ parameters.
 ## Training
 
 The weights are the moving averages.{reference}
-
+{curves}
 | setting | value |
 |---|---|
 {settings}
@@ -79,10 +84,16 @@ Everything else is in `training_settings.json`.
 
 SCORES = """
 Scores of labels are read at time t = {time:.3f} of the flow of the label anchors (`prediction_time` in `config.json`), where they
-fit the labels of the validation images best. Accuracy against score on these images:
-
-![Reliability]({picture})
+fit the labels of the validation images best.{picture}
 """
+RELIABILITY = f" Accuracy against score on these images:\n\n![Reliability]({RELIABILITY_PICTURE})"
+SAMPLES = f"\n![Samples]({SAMPLES_PICTURE})\n"
+ZONES = f"""
+![Latent zones]({ZONES_PICTURE})
+
+*The latent space: images as dots, in the colours of their labels, over the zones of the labels. Dots in the zone of another label are ringed.*
+"""
+CURVES = f"\n![Training curves]({CURVES_PICTURE})\n"
 
 
 def _summary(config: LZNConfig, dataset: str) -> str:
@@ -141,8 +152,10 @@ def make_model_card(
     metrics: Mapping[str, float],
     settings: Mapping[str, Mapping[str, Any]],
     parameters: int,
+    pictures: Collection[str] = (),
     hub_dataset: str | None = None,
     license: str | None = None,
+    texts: Sequence[str] = EXAMPLE_TEXTS,
 ) -> ModelCard:
     """Writes the card of a trained model, with the snippets and tags that its config allows.
 
@@ -153,8 +166,10 @@ def make_model_card(
         metrics (`dict[str, float]`): results on the validation data, by name.
         settings (`dict`): the settings of the training by section, see `resolve_settings`.
         parameters (`int`): number of parameters.
+        pictures (collection of `str`, *optional*): file names of the pictures beside the card, those of this module, to show in it.
         hub_dataset (`str`, *optional*): id of the dataset on the Hub.
         license (`str`, *optional*): the licence of the weights, see [`check_license`]. The card names none that nobody chose.
+        texts (sequence of `str`, *optional*): see [`usage`].
 
     Returns:
         `ModelCard`: not saved yet.
@@ -191,12 +206,15 @@ def make_model_card(
         size=config.image_size,
         latent_dim_text="" if config.encoder_type is None else f"{config.latent_dim} latent dimensions, ",
         parameters=parameters,
-        pictures="" if config.decoder_type is None else "\n![Samples](samples.png)\n",
+        pictures=SAMPLES * (SAMPLES_PICTURE in pictures) + ZONES * (ZONES_PICTURE in pictures),
         results=results or "There was no validation data.",
-        scores="" if time is None else SCORES.format(time=time, picture=RELIABILITY_PICTURE),
-        usage=usage(config, model_id),
+        scores=""
+        if time is None
+        else SCORES.format(time=time, picture=RELIABILITY * (RELIABILITY_PICTURE in pictures)),
+        usage=usage(config, model_id, texts=texts),
         limits=limits_section(config, dataset),
         reference=reference,
+        curves=CURVES * (CURVES_PICTURE in pictures),
         settings="\n".join(rows),
     )
     return ModelCard(content)

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from huggingface_hub import EvalResultEntry, ModelCard, eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
-from ..card_lzn import ANY_FOLDER, card_metadata, check_license, quoted, remote_usage, usage
+from ..card_lzn import ANY_FOLDER, EXAMPLE_TEXTS, card_metadata, check_license, quoted, remote_usage, usage
 from .cards import LIMITS_HEADING, limits_section, replace_section
 
 
@@ -33,6 +34,7 @@ def complete_card(
     dataset_id: str | None = None,
     widget: list[dict[str, Any]] | None = None,
     samples: str | None = None,
+    texts: Sequence[str] | None = EXAMPLE_TEXTS,
 ) -> ModelCard:
     """Completes a card: metadata, code that loads from the new place, and the sections that it lacks. What people wrote stays.
 
@@ -44,6 +46,7 @@ def complete_card(
         dataset_id (`str`, *optional*): id on the Hub of the data that the results in the card are of.
         widget (`list[dict]`, *optional*): examples for the widget of the Hub.
         samples (`str`, *optional*): file name of a grid of samples.
+        texts (sequence of `str`, *optional*): see [`usage`].
 
     Returns:
         `ModelCard`: a new card, not saved yet.
@@ -70,12 +73,24 @@ def complete_card(
     if samples is not None and f"]({samples})" not in text:
         text = replace_section(text, f"## Samples\n\n![Samples]({samples})")
     if USAGE_HEADING not in lines:
-        text = replace_section(text, f"{USAGE_HEADING}\n\n{usage(config, model_id)}", before=LIMITS_HEADING)
-    remote = f"{REMOTE_HEADING}\n\n{REMOTE_TEXT}\n\n{remote_usage(config, model_id)}"
+        text = replace_section(
+            text, f"{USAGE_HEADING}\n\n{usage(config, model_id, texts=texts)}", before=LIMITS_HEADING
+        )
+    remote = f"{REMOTE_HEADING}\n\n{REMOTE_TEXT}\n\n{remote_usage(config, model_id, texts)}"
     text = replace_section(text, remote, before=_heading_after(text, USAGE_HEADING))
     if LIMITS_HEADING not in lines:
         text = replace_section(text, limits_section(config), before=_heading_after(text, REMOTE_HEADING))
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text.strip()}\n")
+
+
+def tried_texts(card: ModelCard | None) -> Sequence[str]:
+    """The texts that the code of a card tries, as [`usage`] writes it; [`EXAMPLE_TEXTS`] of another card."""
+    found = re.search(r"pipe\.caption\(images, (\[.*?\])\)", "" if card is None else card.text)
+    try:
+        texts = json.loads(found[1]) if found else []
+    except ValueError:  # which somebody has written in another way
+        texts = []
+    return texts if len(texts) > 1 and all(isinstance(text, str) for text in texts) else EXAMPLE_TEXTS
 
 
 def eval_result_files(card: ModelCard) -> dict[str, str]:
@@ -137,4 +152,4 @@ def _heading_after(text: str, heading: str) -> str | None:
     return next(iter(headings[headings.index(heading) + 1 :]), None)
 
 
-__all__ = ["complete_card", "eval_result_files", "linked_files"]
+__all__ = ["complete_card", "eval_result_files", "linked_files", "tried_texts"]

@@ -13,7 +13,7 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,21 @@ import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import validate_repo_id
 from PIL import Image
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from ..card_lzn import check_license, label_names
+from ..card_lzn import check_license, hub_task, label_names
 from ..configuration_lzn import LZNConfig
 from ..image_processing_lzn import LZNImageProcessor
 from ..modeling_classification_lzn import LZNForImageClassification
 from ..modeling_lzn import LZNModel
+from ..modeling_zero_shot_lzn import LZNForZeroShotImageClassification
 from ..pipeline_folder_lzn import CONFIG_FILES, WEIGHTS
 from ..pipeline_lzn import LZNPipeline
+from ..processing_lzn import TOKENIZER_FILE, LZNProcessor
 from ..saving_lzn import share_weights
 from .results import write_json
-from .shared_cards import complete_card, eval_result_files, linked_files
+from .shared_cards import complete_card, eval_result_files, linked_files, tried_texts
 
 
 MODEL_FILES = ("config.json", "preprocessor_config.json", "scheduler_config.json", "model_index.json")
@@ -49,12 +52,16 @@ def auto_map(config: Any) -> dict[str, str]:
     if config.encoder_type is not None and config.num_labels:
         classes["AutoModelForImageClassification"] = LZNForImageClassification
     classes["AutoImageProcessor"] = LZNImageProcessor
+    if config.text_config is not None:
+        classes["AutoModelForZeroShotImageClassification"] = LZNForZeroShotImageClassification
+        classes["AutoProcessor"] = LZNProcessor
     return {auto_class: f"{_module(cls).stem}.{cls.__name__}" for auto_class, cls in classes.items()}
 
 
 def code_files() -> list[Path]:
-    """The files of this package that models and image processor need: those that import each other, as transformers finds them."""
-    modules = {_module(cls) for cls in (LZNModel, LZNForImageClassification, LZNImageProcessor)}
+    """The files of this package that models and processors need: those that import each other, as transformers finds them."""
+    models = (LZNModel, LZNForImageClassification, LZNForZeroShotImageClassification)
+    modules = {_module(cls) for cls in (*models, LZNImageProcessor, LZNProcessor)}
     return sorted(modules.union(*(map(Path, get_relative_import_files(module)) for module in modules)))
 
 
@@ -107,17 +114,19 @@ def export_folder(
         for name in _files(source, with_weights=not in_place):
             (staged / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, staged / name)
-        save_components(model, staged)
+        has_tokenizer = model.config.text_config is not None and (source / TOKENIZER_FILE).exists()
+        save_components(model, staged, AutoTokenizer.from_pretrained(source) if has_tokenizer else None)
         _name_classes(staged, model.config)
         for path in code_files():
             shutil.copyfile(path, staged / path.name)
         card = ModelCard.load(staged / "README.md") if (staged / "README.md").is_file() else None
         widget = getattr(card and card.data, "widget", None)
+        texts = tried_texts(card) if has_tokenizer else None
         if model.decoder is not None:
             pipe = LZNPipeline.from_pretrained(staged, model=model)
             pipe.set_progress_bar_config(disable=True)
             if not widget:
-                widget = _draw_examples(pipe, staged)
+                widget = _draw_examples(pipe, staged, texts)
             if draw_samples is not None and not (staged / "samples.png").exists():
                 draw_samples(pipe).save(staged / "samples.png")
         card = complete_card(
@@ -128,6 +137,7 @@ def export_folder(
             dataset_id=dataset_id,
             widget=widget,
             samples="samples.png" if (staged / "samples.png").exists() else None,
+            texts=texts,
         )
         card.save(staged / "README.md")
         for name, text in eval_result_files(card).items():
@@ -158,14 +168,17 @@ def check_saved_model(folder: Path) -> None:
         raise ValueError(f"{folder} lacks model.safetensors. It has {has}.")
 
 
-def save_components(model: LZNModel, folder: Path) -> None:
-    """Writes what a model's folder lacks beside its weights: an image processor, and, for one that generates, scheduler and index."""
-    pipe = None if model.decoder is None else LZNPipeline.from_model(model)
+def save_components(model: LZNModel, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    """Writes what a model's folder lacks beside its weights: an image processor, and, for one that generates, scheduler and index; and the
+    tokenizer of a model that has texts."""
+    pipe = None if model.decoder is None else LZNPipeline.from_model(model, tokenizer=tokenizer)
     if not (folder / CONFIG_FILES["image_processor"]).exists():
         size, half = model.config.image_size, [0.5] * model.config.num_channels
         LZNImageProcessor(size={"height": size, "width": size}, image_mean=half, image_std=half).save_pretrained(
             folder
         )
+    if tokenizer is not None:
+        LZNProcessor(LZNImageProcessor.from_pretrained(folder), tokenizer).save_pretrained(folder)
     if pipe is not None and not (folder / CONFIG_FILES["scheduler"]).exists():
         pipe.scheduler.save_pretrained(folder)
     if pipe is not None and not (folder / "model_index.json").exists():
@@ -189,12 +202,15 @@ def _name_classes(folder: Path, config: Any) -> None:
     # Of a plain string, transformers would derive the name of a video processor, and its pipelines would ask whether to run that code
     # even where this package is installed. A list is [the processor, its fast variant].
     processor = {"AutoImageProcessor": [classes["AutoImageProcessor"], None]}
-    for name, named in (("config.json", classes), ("preprocessor_config.json", processor)):
+    files = [("config.json", classes), ("preprocessor_config.json", processor)]
+    if (folder / "processor_config.json").exists():
+        files.append(("processor_config.json", {"AutoProcessor": classes["AutoProcessor"]}))
+    for name, named in files:
         values = json.loads((folder / name).read_text(encoding="utf-8"))
         write_json(folder / name, {**values, "auto_map": named})
 
 
-def _draw_examples(pipe: LZNPipeline, folder: Path) -> list[dict[str, Any]]:
+def _draw_examples(pipe: LZNPipeline, folder: Path, texts: Sequence[str] | None) -> list[dict[str, Any]]:
     """Generates a few images for the widget of the Hub: no images of the training data, which may not be ours to publish."""
     names = label_names(pipe.model.config)[:NUM_EXAMPLES]
     generator = torch.Generator().manual_seed(0)
@@ -209,6 +225,8 @@ def _draw_examples(pipe: LZNPipeline, folder: Path) -> list[dict[str, Any]]:
             widget.append({"text": title, "output": {"url": path}})
         else:
             widget.append({"src": path, "example_title": title})
+            if texts and hub_task(pipe.model.config) == "zero-shot-image-classification":
+                widget[-1]["candidate_labels"] = ", ".join(texts)
     return widget
 
 

@@ -115,13 +115,18 @@ class DataArguments:
     skip_bad_images: bool = flag(
         False, "Leave out images that cannot be read, counted and named, instead of stopping."
     )
-    streaming: bool = flag(False, "Read images one by one instead of storing the dataset.")
+    streaming: bool = flag(
+        False, "Read images as they come instead of storing the dataset, each process those of other files."
+    )
     shuffle_buffer_size: int = flag(
         5000,
-        "Size in images of the shuffle buffer of a stream. For data sorted by label, it must exceed the images of one label.",
+        "Images of a block within which a stream is shuffled, after its files were; each process holds one block, undecoded. For files "
+        "sorted by label, it must exceed the images of one label.",
     )
     data_seed: int = flag(0, "Seed of the validation split and of the order of a stream, independent of `seed`.")
-    num_workers: int = flag(0, "Worker processes that decode images of datasets too large for memory.")
+    num_workers: int = flag(
+        0, "Workers of each process, which decode images of streams and of datasets too large for memory."
+    )
     random_flip: bool = flag(False, "Flip training images horizontally at random.")
     max_shift: int = flag(0, "Translate training images at random by up to this many pixels.")
     max_eval_samples: int | None = flag(None, "Validate on this many images; default: all.")
@@ -160,7 +165,17 @@ class RunArguments:
         "over the processes: total_batch_size / gradient_accumulation_steps images.",
     )
     gradient_accumulation_steps: int = flag(
-        1, "Micro-batches per step. More of them save memory but shrink the anchor pools."
+        1,
+        "Micro-batches per step. More of them save memory but shrink the anchor pools, unless pool_batch_size keeps these.",
+    )
+    pool_batch_size: int | None = flag(
+        None,
+        "Images that share an anchor pool; default: those of a micro-batch. With more, the micro-batches of a pool are encoded twice, "
+        "which gives the gradient of one large batch in the memory of a micro-batch.",
+    )
+    pool_group_size: int | None = flag(
+        None,
+        "Processes that share an anchor pool, so that pools stay small however many there are; a divisor of their number. Default: all.",
     )
     max_train_steps: int = flag(
         1200,
@@ -205,8 +220,10 @@ class RunArguments:
         "Seconds that a process waits for the others, until it ends the run and says which ones do not answer. More than the main "
         "process takes for what it does alone, such as the conversion of data.",
     )
-    report_to: Literal["none", "tensorboard"] = flag(
-        "none", "Tracker in addition to metrics.jsonl, which is always written."
+    report_to: list[str] = flag(
+        [],
+        "Trackers in addition to metrics.jsonl, which is always written, as accelerate has them: `tensorboard wandb trackio`, among others; "
+        "`all` that are installed, or `none`.",
     )
     push_to_hub: bool = flag(
         False,
@@ -232,7 +249,10 @@ class RunArguments:
         require_at_least(
             self, 1, "eval_steps", "checkpointing_steps", "checkpoints_total_limit", "max_nonfinite_steps"
         )
+        require_at_least(self, 1, "pool_batch_size", "pool_group_size")
         require_at_least(self, 0, "warmup_steps", "seed", "checkpointing_minutes")
+        if isinstance(self.report_to, str):  # in a preset
+            self.report_to = [self.report_to]
         if not self.max_grad_norm > 0:
             raise ValueError(f"`max_grad_norm` must be above 0, but is {self.max_grad_norm}.")
         if not 0 < self.process_timeout <= MAX_PROCESS_TIMEOUT:

@@ -1,7 +1,7 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 """Training batches: the data and its loader, a position in it that can be saved, and the seeds of each micro-batch.
 
-All random numbers of a step follow from (seed, step, micro-batch, image), see [`seed_micro_batch`]. So a resumed run
+All random numbers of a step follow from (seed, step, micro-batch, image), see [`seed_draws`]. So a resumed run
 continues bit-identically without saved generator states, on another number of processes, too, and logging, evaluation and
 saving do not change a run. Dropout alone depends on the process.
 """
@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, skip_first_batches
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from ..data.batches import collate_images
 from ..data.columns import NoLabelsError
-from ..data.images import ImageData, load_image_data
+from ..data.images import ImageData, StreamedImageDataset, load_image_data
 from .arguments import DataArguments, RunArguments
+from .streams import StreamBatches
 
 
 logger = logging.getLogger(__name__)
@@ -88,14 +89,47 @@ def micro_batch_size(run: RunArguments, num_processes: int) -> int:
     return run.total_batch_size // parts
 
 
-def make_train_loader(dataset: Dataset, batch_size: int, num_processes: int, num_workers: int = 0) -> DataLoader:
+def micro_batches_of_a_pool(run: RunArguments, num_processes: int) -> int:
+    """Returns the number of micro-batches of a process whose images share a pool.
+
+    Raises:
+        ValueError: if `pool_group_size` does not divide the processes, or `pool_batch_size` is not made of whole micro-batches, or a step
+            not of whole pools.
+    """
+    group_size = run.pool_group_size or num_processes
+    if num_processes % group_size:
+        raise ValueError(f"`pool_group_size` must divide the {num_processes} process(es), got {group_size}.")
+    micro_batch = micro_batch_size(run, num_processes) * group_size
+    pool = micro_batch if run.pool_batch_size is None else run.pool_batch_size
+    if pool % micro_batch or run.gradient_accumulation_steps % (pool // micro_batch):
+        raise ValueError(
+            f"`pool_batch_size` must be a multiple of the {micro_batch} images of a micro-batch, and a step of {run.total_batch_size} images "
+            f"must be made of whole pools, got {pool}: micro-batches are made smaller by `--gradient_accumulation_steps`, "
+            f"{run.gradient_accumulation_steps} now."
+        )
+    return pool // micro_batch
+
+
+def make_train_loader(
+    dataset: Dataset, batch_size: int, num_processes: int, num_workers: int = 0
+) -> DataLoader | StreamBatches:
     """Creates the shuffled data loader to prepare. It drops incomplete batches: all anchor pools have the same size.
+
+    Args:
+        dataset (`Dataset`): the training images.
+        batch_size (`int`): images in a batch of one process.
+        num_processes (`int`): number of processes.
+        num_workers (`int`, *optional*, defaults to 0): worker processes of each process that decode.
+
+    Returns:
+        `DataLoader` or [`StreamBatches`]: the latter for a stream; `Accelerator.prepare` leaves it as it is. [`endless_batches`] takes both.
 
     Raises:
         ValueError: if the dataset does not fill one batch on each process.
     """
-    streamed = isinstance(dataset, IterableDataset)
-    if isinstance(dataset, Sized) and not streamed and len(dataset) < batch_size * num_processes:
+    if isinstance(dataset, StreamedImageDataset):
+        return StreamBatches(dataset, batch_size, num_workers)
+    if isinstance(dataset, Sized) and len(dataset) < batch_size * num_processes:
         raise ValueError(
             f"the {len(dataset)} training images do not fill one batch of {batch_size} on {num_processes} process(es): make the "
             "batches smaller."
@@ -103,12 +137,17 @@ def make_train_loader(dataset: Dataset, batch_size: int, num_processes: int, num
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        shuffle=not streamed,
+        shuffle=True,
         drop_last=True,
         collate_fn=collate_images,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def endless_batches(loader: Any) -> EndlessBatches | StreamBatches:
+    """Returns batches without end, whose position can be saved, of a prepared loader of [`make_train_loader`]."""
+    return loader if isinstance(loader, StreamBatches) else EndlessBatches(loader)
 
 
 class EndlessBatches:
@@ -144,20 +183,33 @@ class EndlessBatches:
         self.epoch, self.batch = state["epoch"], state["batch"]
 
 
-def seed_micro_batch(generator: torch.Generator, seed: int, step: int, micro_batch: int, process_index: int) -> None:
-    """Seeds PyTorch's default generators (dropout) and `generator` (noise, times, augmentation) for a micro-batch of a process.
+def seed_draws(generator: torch.Generator, seed: int, step: int, pool: int) -> None:
+    """Seeds a generator of noise, times and augmentation for a pool of images.
 
-    `generator` has one state on all processes: what is drawn with it is drawn for the batch of all, and each process takes its rows
-    (see [`draw_rows`]). Layers draw dropout for their own rows, so that it has another seed on each process.
+    It has one state on all processes: what is drawn with it is drawn for the images of all, and each process takes its rows (see
+    [`draw_rows`]).
 
     Args:
-        generator (`torch.Generator`): the generator of noise and augmentation.
+        generator (`torch.Generator`): the generator.
+        seed (`int`): seed of the run.
+        step (`int`): optimizer steps done.
+        pool (`int`): number of the pool in the step.
+    """
+    generator.manual_seed(_seeds(seed, step, pool, 0)[1])
+
+
+def seed_dropout(seed: int, step: int, micro_batch: int, process_index: int, stage: int = 0) -> None:
+    """Seeds PyTorch's default generators, by which layers draw dropout for their own rows: differently on each process.
+
+    Args:
         seed (`int`): seed of the run.
         step (`int`): optimizer steps done.
         micro_batch (`int`): number of the micro-batch in the step.
         process_index (`int`): index of the process.
+        stage (`int`, *optional*, defaults to 0): number of the forward pass, if those of one micro-batch are apart.
     """
-    states = [np.random.SeedSequence([seed, step, micro_batch, index]) for index in (process_index, 0)]
-    (default_seed, _), (_, generator_seed) = (state.generate_state(2, np.uint64).tolist() for state in states)
-    torch.manual_seed(default_seed)
-    generator.manual_seed(generator_seed)
+    torch.manual_seed(_seeds(seed, step, micro_batch, process_index, *([stage] if stage else []))[0])
+
+
+def _seeds(*key: int) -> list[int]:
+    return np.random.SeedSequence(key).generate_state(2, np.uint64).tolist()

@@ -6,6 +6,7 @@ output_dir/samples/step-000100.png           sample grids
 output_dir/checkpoint-100/
     config.json, model.safetensors, ...      the averaged model: a folder that opens as the final one does
     training_state.pt                        weights as trained, optimizer, averages, position in the data
+    training_state-1.pt, ...                 of sharded weights, the rows of the other processes
     training_settings.json, metrics.jsonl    the settings; all lines until this step
     checkpoint.json                          the step, and size and checksum of each file
 """
@@ -17,11 +18,15 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
 
 from ..evaluation.results import write_json
 from ..evaluation.sharing import save_components
@@ -30,10 +35,10 @@ from .arguments import RunArguments
 from .durable import find_damage, read_manifest, sync, sync_folder, temporary_folder, write_manifest
 from .folder_lock import LOCK_FILE, FolderLock, check_unlocked
 from .metrics import METRICS_FILE
-from .models import PartwiseEMA
-from .processes import on_main_process
+from .processes import on_all_processes, on_main_process
 from .settings import SETTINGS_FILE, Settings, check_last_step, settings_differences
-from .space import tensor_bytes, write_with_room
+from .sharding import join_rows, own_rows
+from .space import full_device_as_os_error, tensor_bytes, write_with_room
 
 
 logger = logging.getLogger(__name__)
@@ -173,60 +178,92 @@ def save_checkpoint(
     accelerator: Accelerator,
     output_dir: Path,
     step: int,
-    model: LZNModel,
-    averages: PartwiseEMA,
-    stateful: dict[str, Any],
+    averaged_model: Callable[[], AbstractContextManager[LZNModel]],
+    stateful: Mapping[str, Any],
     settings: Settings,
     total_limit: int | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Path:
     """Writes `checkpoint-{step}` and deletes the oldest ones beyond `total_limit`. All processes must call it.
 
     Args:
-        accelerator (`Accelerator`): its main process writes.
-        output_dir (`Path`): folder of the run.
+        accelerator (`Accelerator`): its main process writes; each process, if weights are sharded.
+        output_dir (`Path`): folder of the run. If weights are sharded, all processes must see the same.
         step (`int`): number of optimizer steps done.
-        model (`LZNModel`): the unwrapped model.
-        averages (`PartwiseEMA`): the moving averages of its weights.
-        stateful (`dict`): more objects with `state_dict()` by name. Their states must be the same on all processes.
+        averaged_model (`Callable`): a context of the model with averaged weights, such as [`TrainingLoop.averaged_model`].
+        stateful (`Mapping`): all objects to save, by name: the unwrapped `model`, `ema`, `optimizer`, ... But for sharded tensors, their states
+            must be the same on all processes.
         settings (`dict`): as of [`resolve_settings`].
         total_limit (`int`, *optional*): number of checkpoints to keep, by default all.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): the tokenizer of a model with a text encoder.
 
     Returns:
         `Path`: the checkpoint.
 
     Raises:
         NoSpaceError: if it does not fit, even without all older ones but the last. Raised on all processes.
+        ValueError: if weights are sharded and processes write to different folders.
     """
     folder = output_dir / f"checkpoint-{step}"
-    stateful = {"model": model, "ema": averages, **stateful}
     states = {name: value.state_dict() for name, value in stateful.items()}  # on all processes: some gather
+    pieces = accelerator.num_processes if accelerator.is_fsdp2 else 1
 
-    def write() -> None:
-        with temporary_folder(output_dir, folder.name) as temporary:
-            with averages.scope():
-                model.save_pretrained(temporary)
-                save_components(model, temporary)
-            with (temporary / STATE_FILE).open("wb") as file:  # a file of Python, whose errors have a number
-                torch.save({"step": step, **states}, file)
+    def write_model(model: LZNModel, temporary: Path) -> None:
+        with full_device_as_os_error():
+            model.save_pretrained(temporary)
+            save_components(model, temporary, tokenizer)
+
+    def write_state(temporary: Path) -> None:
+        index = accelerator.process_index
+        if index < pieces:
+            if not temporary.is_dir():
+                raise ValueError(
+                    f"`output_dir` {output_dir} must be one folder for all nodes, for sharded weights, but process {index} has another."
+                )
+            # A file of Python, whose errors have a number.
+            with full_device_as_os_error(), (temporary / state_file(index)).open("wb") as file:
+                torch.save({"step": step, "pieces": pieces, **own_rows(states)}, file)
+
+    def finish(temporary: Path) -> None:
+        with full_device_as_os_error():
             write_json(temporary / SETTINGS_FILE, settings)
             if (output_dir / METRICS_FILE).exists():
                 shutil.copyfile(output_dir / METRICS_FILE, temporary / METRICS_FILE)
             write_manifest(temporary, step=step)
             sync_folder(temporary)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
-            sync(output_dir)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+        sync(output_dir)
 
-    def write_and_rotate() -> None:
-        older = [path for path in list_checkpoints(output_dir).values() if path != folder]
-        write_with_room(write, folder, tensor_bytes(states) + tensor_bytes(states["model"]), older)
+    def write() -> None:
+        with ExitStack() as stack:
+            new = temporary_folder(output_dir, folder.name)
+            temporary = on_main_process(accelerator, partial(stack.enter_context, new))
+            with averaged_model() as model:
+                on_main_process(accelerator, partial(write_model, model, temporary))
+            on_all_processes(accelerator, partial(write_state, temporary))
+            on_main_process(accelerator, partial(finish, temporary))
+
+    def rotate() -> None:
         old = list(list_checkpoints(output_dir).values())[: -total_limit if total_limit else 0]
         for path in old:
             shutil.rmtree(path)
         logger.info(f"Saved {folder}" + (f", deleted {', '.join(path.name for path in old)}" if old else ""))
 
-    on_main_process(accelerator, write_and_rotate)
+    older = on_main_process(
+        accelerator, lambda: [one for one in list_checkpoints(output_dir).values() if one != folder]
+    )
+    needed = tensor_bytes(states) + tensor_bytes(states["model"])
+    write_with_room(
+        write, folder, needed, older, delete=lambda path: on_main_process(accelerator, partial(shutil.rmtree, path))
+    )
+    on_main_process(accelerator, rotate)
     return folder
+
+
+def state_file(process_index: int) -> str:
+    """Returns the name of a process's file with the state of the training."""
+    return STATE_FILE if process_index == 0 else STATE_FILE.replace(".", f"-{process_index}.")
 
 
 def check_resume(folder: Path, run: RunArguments, settings: Settings, defaults: Settings | None = None) -> None:
@@ -250,19 +287,24 @@ def check_resume(folder: Path, run: RunArguments, settings: Settings, defaults: 
     check_last_step(saved, run, read_manifest(folder)["step"])
 
 
-def load_checkpoint(folder: Path, model: LZNModel, averages: PartwiseEMA, stateful: dict[str, Any]) -> int:
-    """Restores what [`save_checkpoint`] wrote. [`find_checkpoint`] has found it whole.
+def load_checkpoint(folder: Path, stateful: Mapping[str, Any]) -> int:
+    """Restores what [`save_checkpoint`] wrote, on any number of processes, sharded or not. [`find_checkpoint`] has found it whole.
 
     Args:
         folder (`Path`): the checkpoint.
-        model (`LZNModel`): the unwrapped model. Its weights are overwritten.
-        averages (`PartwiseEMA`): the moving averages of its weights.
-        stateful (`dict`): more objects with `load_state_dict()`, by the names they were saved with.
+        stateful (`Mapping`): the objects with `load_state_dict()`, by the names they were saved with. The weights of the `model` are
+            overwritten.
 
     Returns:
         `int`: the number of optimizer steps done.
     """
-    state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
-    for name, value in {"model": model, "ema": averages, **stateful}.items():
-        value.load_state_dict(state[name])
-    return state["step"]
+    states = [torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)]
+    # Each process reads all rows but keeps its own: they are not read before they are used.
+    for index in range(1, states[0].get("pieces", 1)):
+        states.append(torch.load(folder / state_file(index), map_location="cpu", weights_only=True, mmap=True))
+    parameters = [one for group in stateful["optimizer"].param_groups for one in group["params"]]
+    targets = {name: stateful[name].state_dict() for name in ("model", "ema")}
+    targets["optimizer"] = {"state": dict(enumerate(parameters))}
+    for name, value in stateful.items():
+        value.load_state_dict(join_rows([state[name] for state in states], targets.get(name)))
+    return states[0]["step"]

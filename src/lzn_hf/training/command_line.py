@@ -9,7 +9,6 @@ import math
 import os
 import sys
 import time
-import traceback
 from argparse import (
     SUPPRESS,
     Action,
@@ -21,15 +20,13 @@ from argparse import (
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from .arguments import close_matches
+from .mistakes import UsageError, is_mistake, one_line
 from .processes import explain_lost_processes
 
 
-# Packages whose `ValueError`s are about what the user asked for. One raised in another package (torch, numpy) is a bug.
-ABOUT_ARGUMENTS = {"accelerate", "datasets", "diffusers", "huggingface_hub", "lzn_hf", "transformers"}
 EXIT_CODE = 2  # as argparse has it
 # Another process than the main one waits this long for the main process to report the same error.
 SECONDS_FOR_MAIN_PROCESS = 10.0
@@ -39,7 +36,7 @@ class StrictParser(ArgumentParser):
     """An `ArgumentParser` for which every mistake is a `ValueError`. It suggests flags for one that does not exist."""
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+        raise UsageError(message)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parses as `ArgumentParser` does, and refuses unknown flags and numbers that are not finite."""
@@ -157,19 +154,11 @@ def run_as_script(main: Callable[[], object]) -> None:
     try:
         with explain_lost_processes():
             main()
-    except (ValueError, OSError, StrictDataclassError) as error:
-        if isinstance(error, ValueError) and not _is_about_arguments(error, inspect.getfile(main)):
+    except Exception as error:
+        if not is_mistake(error, inspect.getfile(main)):
             raise
         rank = os.environ.get("RANK", "0")
         if rank != "0":
             time.sleep(SECONDS_FOR_MAIN_PROCESS)  # the launcher ends this process as soon as the main one has ended
-        lines = [line.strip() for line in str(error).splitlines()]
-        print(f"error: {'' if rank == '0' else f'process {rank}: '}{' '.join(filter(None, lines))}", file=sys.stderr)
+        print(f"error: {'' if rank == '0' else f'process {rank}: '}{one_line(error)}", file=sys.stderr)
         sys.exit(EXIT_CODE)
-
-
-def _is_about_arguments(error: Exception, script: str) -> bool:
-    """Whether an error was raised by a library that checks arguments, by this package, or in the folder of the script."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    package = frame.f_globals.get("__name__", "").partition(".")[0]
-    return package in ABOUT_ARGUMENTS or os.path.dirname(frame.f_code.co_filename) == os.path.dirname(script)

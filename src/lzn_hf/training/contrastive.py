@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from ..distributed_lzn import gather_with_gradient
 
 
-def simclr_loss(anchors: Tensor, targets: Tensor, temperature: float = 0.5) -> Tensor:
+def simclr_loss(anchors: Tensor, targets: Tensor, temperature: float = 0.5, group: Any = None) -> Tensor:
     """Computes NT-Xent (Chen et al., arXiv 2002.05709), with pytorch-metric-learning:
 
         loss = mean_i -log exp(cos(z_i, z_i') / T) / sum_{j != i} exp(cos(z_i, z_j) / T)
 
-    over the anchors z of both views of all images on all processes; z_i' is the anchor of the other view.
+    over the anchors z of both views of all images of the processes; z_i' is the anchor of the other view.
 
     Args:
         anchors (`Tensor` of shape `(B, D)`): anchors of one view.
         targets (`Tensor` of shape `(B, D)`): anchors of the other view.
         temperature (`float`, *optional*, defaults to 0.5): T.
+        group (`ProcessGroup`, *optional*): the processes to take images from, all by default.
 
     Returns:
         `Tensor`: the loss, a scalar.
@@ -37,10 +38,37 @@ def simclr_loss(anchors: Tensor, targets: Tensor, temperature: float = 0.5) -> T
     from pytorch_metric_learning.losses import SupConLoss
     from pytorch_metric_learning.reducers import MeanReducer
 
-    pool = gather_with_gradient(torch.stack([anchors, targets], dim=1)).float()
+    pool = gather_with_gradient(torch.stack([anchors, targets], dim=1), group).float()
     images = torch.arange(len(pool), device=pool.device)
     # With one positive per anchor it is NT-Xent. The library's `NTXentLoss` compares pairs with pairs: B^3 instead of B^2.
     return SupConLoss(temperature, reducer=MeanReducer())(pool.flatten(0, 1), images.repeat_interleave(2))
+
+
+def clip_loss(anchors: Tensor, type_anchors: Tensor, inputs: Mapping[str, Tensor], temperature: float) -> Tensor:
+    """Computes the loss of CLIP (Radford et al., arXiv 2103.00020), where equal samples of the other data type are one:
+
+        loss = (mean_i -log p(u_i | i) + mean_i -log p(i | u_i)) / 2,    p ~ exp(cos(a_i, b_u) / T),
+
+    over the images i of all processes and the different samples u, of which u_i belongs to image i. Of a sample with several images,
+    each has its share of p.
+
+    Args:
+        anchors (`Tensor` of shape `(B, D)`): anchors of images.
+        type_anchors (`Tensor` of shape `(B, D)`): anchors of the samples that belong to them.
+        inputs (`Mapping[str, Tensor]`): the samples, which tells which are equal.
+        temperature (`float`): T.
+
+    Returns:
+        `Tensor`: the loss, a scalar.
+    """
+    _check_temperature(temperature)
+    rows = torch.cat([value.flatten(1).double() for value in inputs.values()], dim=1)
+    images, texts = gather_with_gradient(anchors).float(), gather_with_gradient(type_anchors).float()
+    _, sample, counts = torch.unique(gather_with_gradient(rows), dim=0, return_inverse=True, return_counts=True)
+    unique = texts.new_zeros(len(counts), texts.shape[1]).index_add(0, sample, texts)
+    logits = F.normalize(images, dim=1) @ F.normalize(unique, dim=1).T / temperature
+    of_samples = logits.log_softmax(0).gather(1, sample[:, None])
+    return (F.cross_entropy(logits, sample) - of_samples.mean()) / 2
 
 
 class MomentumContrast:

@@ -8,10 +8,11 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from ..evaluation.cards import RELIABILITY_PICTURE, make_model_card
+from ..evaluation.cards import PICTURES, RELIABILITY_PICTURE, SAMPLES_PICTURE, make_model_card
 from ..evaluation.results import write_json
 from ..evaluation.sharing import save_components
 from ..evaluation.uploads import export_and_upload
@@ -19,6 +20,7 @@ from .arguments import RunArguments
 from .checkpoints import list_checkpoints
 from .durable import sync, sync_folder, temporary_folder
 from .loop import Draw, Evaluate, TrainingLoop
+from .pictures import draw_pictures
 from .settings import SETTINGS_FILE
 from .space import NoSpaceError, tensor_bytes, write_with_room
 from .validation import calibrate
@@ -39,6 +41,7 @@ def save_final_folder(
     num_reference_anchors: int,
     draw: Draw | None = None,
     draw_reliability: DrawReliability | None = None,
+    finish: Evaluate | None = None,
 ) -> Path:
     """Evaluates and saves the averaged model, uploads it if asked to, and ends the run. All processes must call it.
 
@@ -46,9 +49,12 @@ def save_final_folder(
         loop (`TrainingLoop`): the loop, after its last step.
         evaluate (`Callable`): returns the final metrics, of the model with averaged weights and without reference anchors.
         num_reference_anchors (`int`): number of training images whose anchors the model keeps, if it has an encoder; 0: none.
-        draw (`Callable`, *optional*): saves a picture of samples to the path that it is given.
+        draw (`Callable`, *optional*): saves a picture of samples to the path that it is given. A picture that cannot be drawn is a
+            warning, see [`draw_pictures`].
         draw_reliability (`Callable`, *optional*): with it, a model with labels, reference anchors and validation images gets the time at
             which scores are read, see [`calibrate`]; it saves a picture of their [`reliability`] to the path that it is given.
+        finish (`Callable`, *optional*): gives the model, with averaged weights and reference anchors, what else it needs, and returns more
+            metrics.
 
     Returns:
         `Path`: the folder. Files of an earlier run in it are replaced only when all new ones are complete.
@@ -59,14 +65,16 @@ def save_final_folder(
         RuntimeError: if weights are not finite.
         SystemExit: after a signal to stop, see [`TrainingLoop.stoppable`].
     """
-    setup, model = loop.setup, loop.setup.model
+    setup = loop.setup
     with loop.stoppable():
         loop.require_finite_weights()
-        with loop.ema.scope():
+        with loop.averaged_model() as model:
             metrics = dict(evaluate())
             loop.stop_if_asked()  # the last time: from here on, a run that is asked to stop comes to its end
             if model.encoder is not None and num_reference_anchors:
                 model.set_reference_anchors(setup.encode_train_anchors(num_reference_anchors))
+            if finish is not None:
+                metrics |= finish()
             bins = None
             classifies = model.label_anchors is not None and model.reference_anchors is not None
             if draw_reliability is not None and classifies and setup.data.validation is not None:
@@ -74,10 +82,12 @@ def save_final_folder(
                 scores, bins = calibrate(model, setup.validation_batches(), loop.run.seed)
                 metrics |= scores
 
+            draws = {} if draw is None else {SAMPLES_PICTURE: draw}
+            if bins is not None and draw_reliability is not None:
+                draws[RELIABILITY_PICTURE] = partial(draw_reliability, bins)
+
             def write(folder: Path) -> None:
-                if bins is not None and draw_reliability is not None:
-                    draw_reliability(bins, folder / RELIABILITY_PICTURE)
-                _write_model(loop, folder, metrics, draw)
+                _write_model(loop, folder, metrics, draws)
 
             if setup.accelerator.is_main_process:
                 _save_for_sure(loop, write, metrics)
@@ -98,9 +108,12 @@ def _save_for_sure(loop: TrainingLoop, write: WriteFiles, metrics: dict[str, flo
         with temporary_folder(output_dir, "final") as folder:
             write(folder)
             sync_folder(folder)
+            written = {path.name for path in folder.iterdir()}
             loop.accelerator.log(metrics, step=loop.step)
             for path in folder.iterdir():
                 os.replace(path, output_dir / path.name)
+            for name in PICTURES.difference(written):
+                (output_dir / name).unlink(missing_ok=True)  # of an earlier run
             sync(output_dir)
 
     size = tensor_bytes(loop.setup.model.state_dict())
@@ -148,7 +161,7 @@ def _upload(folder: Path, hub_model_id: str, run: RunArguments) -> None:
     try:
         url = export_and_upload(folder, hub_model_id, license=run.license)
     except Exception as error:  # whatever it is, the user needs to know that no training is lost
-        command = ["python", "utils/export_to_hub.py", str(folder), "--push_to_hub", hub_model_id]
+        command = ["lzn", "export", "hub", str(folder), "--push_to_hub", hub_model_id]
         command += ["--private"] * run.private
         raise OSError(
             f"the upload to {hub_model_id} failed: {error}. The model is complete in {folder}; upload it later by `{shlex.join(command)}`."
@@ -156,12 +169,11 @@ def _upload(folder: Path, hub_model_id: str, run: RunArguments) -> None:
     logger.info(f"Uploaded the model to {url}")
 
 
-def _write_model(loop: TrainingLoop, folder: Path, metrics: dict[str, float], draw: Draw | None) -> None:
+def _write_model(loop: TrainingLoop, folder: Path, metrics: dict[str, float], draws: Mapping[str, Draw]) -> None:
     setup, model = loop.setup, loop.setup.model
     model.save_pretrained(folder)
-    save_components(model, folder)
-    if draw is not None:
-        draw(folder / "samples.png")
+    save_components(model, folder, setup.tokenizer)
+    pictures = draw_pictures(setup, folder, draws, last_line={"step": loop.step, **metrics})
     card = make_model_card(
         model.config,
         model_id=loop.run.output_dir,
@@ -169,8 +181,10 @@ def _write_model(loop: TrainingLoop, folder: Path, metrics: dict[str, float], dr
         metrics=metrics,
         settings=setup.settings,
         parameters=model.num_parameters(),
+        pictures=pictures,
         hub_dataset=setup.data_args.hub_dataset,
         license=loop.run.license,
+        texts=setup.example_texts,
     )
     card.save(folder / "README.md")
     write_json(folder / SETTINGS_FILE, setup.settings)

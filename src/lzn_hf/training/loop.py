@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,8 +18,10 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..distributed_lzn import PartGenerator
 from ..evaluation.results import write_json
-from .batches import EndlessBatches, seed_micro_batch
+from ..modeling_lzn import LZNModel
+from .batches import endless_batches, micro_batches_of_a_pool, seed_draws, seed_dropout
 from .checkpoints import SAMPLES_DIR, list_checkpoints, load_checkpoint, prepare_output_dir, save_checkpoint
 from .dry_run import TIMED_STEPS, peak_memory, timing_report
 from .durable import sync
@@ -25,9 +29,11 @@ from .folder_lock import FolderLock
 from .metrics import METRICS_FILE, LatentWatch, MetricAverager
 from .models import PartwiseEMA, freeze_part, model_parts
 from .optimization import NonFiniteGuard, make_scheduler, non_finite_names
+from .pools import PooledLoss, backward_pool
 from .processes import on_main_process
 from .settings import DATA_SUMMARY_FILE
 from .setup import TrainingSetup
+from .sharding import average_whole_gradients, copy_buffers, local, shard_model, whole
 from .signals import StopRequested, StopSignals, resume_command
 from .space import NoSpaceError, check_space, is_out_of_space, no_space, tensor_bytes
 
@@ -46,8 +52,8 @@ class TrainingLoop:
     """Trains a model with Adam, and with a learning rate and a moving average for each of its parts.
 
     Attributes:
-        prepared_model (`nn.Module`): `setup.model`, wrapped if there are several processes.
-        ema (`PartwiseEMA`): the moving averages. Inside `with loop.ema.scope():` the model has the averaged weights.
+        prepared_model (`nn.Module`): `setup.model`, wrapped if there are several processes, or sharded.
+        ema (`PartwiseEMA`): the moving averages. Inside `with loop.averaged_model():` the model has the averaged weights.
         step (`int`): number of optimizer steps done.
         saved_step (`int`, *optional*): that of the last checkpoint.
 
@@ -55,6 +61,7 @@ class TrainingLoop:
         setup (`TrainingSetup`): model, data, settings and accelerator.
         learning_rates (`Mapping[str, float]`): the learning rate of each part of the model, see [`model_parts`].
         compute_loss (`ComputeLoss`): computes the loss of a batch and the metrics to log.
+        pooled_loss (`PooledLoss`, *optional*): the same loss, for pools of several micro-batches.
         freeze_after (`Mapping[str, int | None]`, *optional*): parts to freeze after a number of steps; `None` is never.
         on_step_end (`Callable[[bool], None]`, *optional*): called at the end of each step with whether it was applied to the
             weights. It was not if a loss or gradient was non-finite.
@@ -68,29 +75,45 @@ class TrainingLoop:
         learning_rates: Mapping[str, float],
         compute_loss: ComputeLoss,
         *,
+        pooled_loss: PooledLoss | None = None,
         freeze_after: Mapping[str, int | None] | None = None,
         on_step_end: Callable[[bool], None] | None = None,
         extra_state: Mapping[str, Any] | None = None,
     ):
         self.setup, self.run, self.accelerator = setup, setup.run, setup.accelerator
-        self.compute_loss, self.on_step_end = compute_loss, on_step_end
+        self.compute_loss, self.pooled_loss, self.on_step_end = compute_loss, pooled_loss, on_step_end
+        self.micro_batches = micro_batches_of_a_pool(self.run, self.accelerator.num_processes)
         self.freeze_after = {part: step for part, step in (freeze_after or {}).items() if step is not None}
+        if pooled_loss is None and (self.run.pool_batch_size or self.run.pool_group_size):
+            raise ValueError(
+                "`pool_batch_size` and `pool_group_size` are for losses that compare the images of a pool, got a baseline that does not."
+            )
+        self._whole_model: LZNModel | None = None
+        if self.accelerator.is_fsdp2:
+            self._whole_model = deepcopy(setup.model)  # stays on the CPU but for [`averaged_model`]
+            shard_model(self.accelerator, setup.model)
         parts = model_parts(setup.model)
         groups = [{"name": name, "params": params, "lr": learning_rates[name]} for name, params in parts.items()]
         optimizer = torch.optim.Adam(groups, fused=True)
         self.scheduler = make_scheduler(optimizer, self.run)
-        self.prepared_model, self.optimizer, loader = self.accelerator.prepare(setup.model, optimizer, setup.loader)
+        loader = self.accelerator.prepare(setup.loader)
+        if self._whole_model is None:
+            self.prepared_model, self.optimizer = self.accelerator.prepare(setup.model, optimizer)
+        else:
+            self.prepared_model, self.optimizer = setup.model, self.accelerator.prepare_optimizer(optimizer)
         self.ema = PartwiseEMA(parts, self.run.ema_decay)
         self.guard = NonFiniteGuard(self.run.max_nonfinite_steps)
         self.averages = MetricAverager(self.run.total_batch_size)
         self.latent_watch = LatentWatch(setup.model.config.latent_num_steps)
-        self.generator = torch.Generator(device=self.accelerator.device)
-        batches = EndlessBatches(loader)
+        self.generator = PartGenerator(device=self.accelerator.device)
+        batches = endless_batches(loader)
         self.batches = iter(batches)
         self.step, self.saved_step = 0, cast(int | None, None)
         self.signals, self.lock = StopSignals(), FolderLock(Path(self.run.output_dir))
         self._checkpoint_is_due, self._stop_signal, self._saved_at = False, 0, time.monotonic()
         self.stateful = {
+            "model": setup.model,
+            "ema": self.ema,
             "optimizer": self.optimizer,
             "scheduler": self.scheduler,
             "batches": batches,
@@ -107,21 +130,40 @@ class TrainingLoop:
         for part in [part for part, step in self.freeze_after.items() if self.step >= step]:
             self.prepared_model = freeze_part(accelerator, self.prepared_model, self.optimizer, part)
             del self.freeze_after[part]
-        for micro_batch in range(run.gradient_accumulation_steps):
-            batch = next(self.batches)
-            seed_micro_batch(self.generator, run.seed, self.step, micro_batch, accelerator.process_index)
-            with accelerator.accumulate(self.prepared_model):
-                loss, metrics = self.compute_loss(self.prepared_model, batch, self.generator)
-                accelerator.backward(loss)
-                self.guard.watch(loss)
-                self.averages.add(loss=loss, **metrics)
-                if accelerator.sync_gradients:
-                    self._update()
-                self.optimizer.zero_grad()
+        for first in range(0, run.gradient_accumulation_steps, self.micro_batches):
+            batches = [next(self.batches) for _ in range(self.micro_batches)]
+            seed_draws(self.generator, run.seed, self.step, first // self.micro_batches)
+            loss, metrics = self._backward(batches, first)
+            self.guard.watch(loss)
+            self.averages.add(loss=loss, **metrics)
+            if accelerator.sync_gradients:
+                self._update()
+            self.optimizer.zero_grad()
         self.step += 1
 
+    def _backward(
+        self, batches: Sequence[Mapping[str, Tensor]], first: int
+    ) -> tuple[Tensor, Mapping[str, Tensor | None]]:
+        """Adds the gradient of a pool of micro-batches, of which the first is number `first` of the step."""
+        model, accelerator = self.prepared_model, self.accelerator
+
+        def seed(micro_batch: int, stage: int) -> None:
+            seed_dropout(self.run.seed, self.step, first + micro_batch, accelerator.process_index, stage)
+
+        if len(batches) > 1:
+            pooled = cast(PooledLoss, self.pooled_loss)
+            return backward_pool(accelerator, model, batches, self.generator, pooled, seed)
+        seed(0, 0)
+        with accelerator.accumulate(model):
+            loss, metrics = self.compute_loss(model, batches[0], self.generator)
+            accelerator.backward(loss)
+        return loss, metrics
+
     def _update(self) -> None:
-        grad_norm = self.accelerator.clip_grad_norm_(self.prepared_model.parameters(), self.run.max_grad_norm)
+        parameters = list(self.prepared_model.parameters())
+        if self.accelerator.is_fsdp2:
+            average_whole_gradients(parameters)
+        grad_norm = whole(self.accelerator.clip_grad_norm_(parameters, self.run.max_grad_norm))
         minutes = self.run.checkpointing_minutes
         # The clock of the main process decides for all.
         is_late = minutes and self.accelerator.is_main_process and time.monotonic() - self._saved_at >= 60 * minutes
@@ -188,7 +230,7 @@ class TrainingLoop:
         setup, run, accelerator = self.setup, self.run, self.accelerator
         prepare_output_dir(accelerator, run, self.lock, setup.checkpoint)
         if setup.checkpoint is not None:
-            self.step = self.saved_step = load_checkpoint(setup.checkpoint, setup.model, self.ema, self.stateful)
+            self.step = self.saved_step = load_checkpoint(setup.checkpoint, self.stateful)
 
         def start_files() -> None:
             steps, by_steps = run.max_train_steps - self.step, run.checkpointing_steps
@@ -199,18 +241,45 @@ class TrainingLoop:
             setup.tracker.rewind(None if setup.checkpoint is None else setup.checkpoint / METRICS_FILE)
 
         on_main_process(accelerator, start_files)
-        accelerator.init_trackers(setup.name)
+        # Some trackers take nothing but numbers and text, and wandb would write to the current folder.
+        config = {
+            f"{section}.{name}": value if isinstance(value, bool | int | float | str) else json.dumps(value)
+            for section, values in setup.settings.items()
+            for name, value in values.items()
+        }
+        accelerator.init_trackers(setup.name, config=config, init_kwargs={"wandb": {"dir": str(output_dir)}})
         self._saved_at = time.monotonic()
         return output_dir
 
     def _evaluate(self, evaluate: Evaluate, draw: Draw | None, picture: Path) -> None:
-        with self.ema.scope():
+        with self.averaged_model():
             if draw is not None and self.accelerator.is_main_process:
                 picture.parent.mkdir(exist_ok=True)
                 draw(picture)
                 sync(picture)
             self.accelerator.log(dict(evaluate()), step=self.step)
         self.averages.restart_clock()
+
+    @contextmanager
+    def averaged_model(self) -> Iterator[LZNModel]:
+        """Inside this context, `setup.model` has the averaged weights, which it yields. All processes must call it.
+
+        It is the model in training, which gets its own weights back, bit-identical; or another one, if that one is sharded.
+        """
+        setup, trained, averaged = self.setup, self.setup.model, self._whole_model
+        if averaged is None:
+            with self.ema.scope():
+                yield trained
+            return
+        averaged.to(self.accelerator.device)
+        self.ema.copy_whole_to(model_parts(averaged))
+        copy_buffers(trained, averaged)
+        setup.model = averaged
+        try:
+            yield averaged
+        finally:
+            setup.model = trained
+            averaged.cpu()
 
     def _save_or_stop(self) -> None:
         """At the end of a step: saves a checkpoint if one is due, and stops if asked to. All processes decide alike."""
@@ -236,17 +305,18 @@ class TrainingLoop:
         self.require_finite_weights()
         settings, output_dir = self.setup.settings, Path(self.run.output_dir)
         limit = self.run.checkpoints_total_limit
-        save_checkpoint(
-            self.accelerator, output_dir, self.step, self.setup.model, self.ema, self.stateful, settings, limit
-        )
+        state, tokenizer = self.stateful, self.setup.tokenizer
+        model = self.averaged_model
+        save_checkpoint(self.accelerator, output_dir, self.step, model, state, settings, limit, tokenizer)
         self._checkpoint_is_due, self.saved_step, self._saved_at = False, self.step, time.monotonic()
         self.averages.restart_clock()
 
     def require_finite_weights(self) -> None:
         """Raises a `RuntimeError` if the weights, as trained or averaged, are not finite: such ones never recover."""
-        names = non_finite_names(self.setup.model.named_parameters())
-        with self.ema.scope():
-            names += [f"the average of {name}" for name in non_finite_names(self.setup.model.named_parameters())]
+        names = non_finite_names((name, local(value)) for name, value in self.setup.model.named_parameters())
+        with self.averaged_model() as averaged:
+            names += [f"the average of {name}" for name in non_finite_names(averaged.named_parameters())]
+        names = list(dict.fromkeys(gather_object(names)))  # a process may hold some of the weights alone
         if names:
             raise RuntimeError(
                 f"The weights are not finite after step {self.step} ({', '.join(names[:3])}{', ...' if names[3:] else ''}), so they are "
@@ -285,8 +355,9 @@ class TrainingLoop:
                         self.save_checkpoint()
                     raise
         except StopRequested as stop:
-            self.accelerator.print(f"Stopped by {stop} at step {self.step}. {self.last_checkpoint_text()} Resume by:")
-            self.accelerator.print(self.resume_command())
+            stopped = f"Stopped by {stop} at step {self.step}. {self.last_checkpoint_text()}"
+            # One text, which other processes of the same terminal do not write into.
+            self.accelerator.print(f"{stopped} Resume by:\n{self.resume_command()}\n", end="", flush=True)
             self.close()
             sys.exit(stop.exit_code)
         except BaseException as error:
@@ -322,6 +393,7 @@ class TrainingLoop:
         # The wrapper goes before the process group does: as the group's last owner it would wait, holding Python's lock, for a thread
         # of gloo that may need that lock (https://github.com/pytorch/pytorch/issues/56297).
         self.prepared_model = None
+        self.batches = iter(())  # the reading of a stream ends
         self.lock.release()
         self.accelerator.free_memory()
         self.accelerator.end_training()

@@ -19,12 +19,12 @@ from accelerate.tracking import GeneralTracker
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from ..visualization.runs import METRICS_FILE as METRICS_FILE
 from .durable import replace_file
 
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
 # In a pool of 64 with 64 dimensions, a step's mean and standard deviation are off by 0.016 and 0.011 by chance.
 MAX_LATENT_MEAN = 0.1
 LATENT_STD_RANGE = (0.9, 1.1)

@@ -20,12 +20,15 @@ from ..modeling_lzn import LZNModel
 from ..networks_backbone import BackboneEncoder, backbone_arguments, load_backbone_weights
 from .arguments import DataArguments, near_names
 from .settings import CONFIG_FIELDS
+from .sharding import whole
 
 
 logger = logging.getLogger(__name__)
 
 # Its input is the latent, the one-hot label and the time embedding, concatenated.
 LABEL_INPUT_LAYER = "decoder.condition_embedding.linear1.weight"
+# Fields of LZNConfig about data types beside images and labels.
+TYPE_FIELDS = ("text_config", "data_types", "decoder_data_type")
 # Fields of LZNConfig that are derived, and from what.
 FIELDS_SET_ELSEWHERE = {
     "image_size": "--image_size",
@@ -93,14 +96,22 @@ def build_model(
         )
     for name, value in overrides.items():
         setattr(config, name, value)
-    config = LZNConfig(**config.to_dict())  # checks the changed values
+    saved = load_saved_config(pretrained)
+    # Checks the changed values; they may do without a data type that the saved model has reference anchors of.
+    config = LZNConfig(**{**config.to_dict(), "num_type_reference_anchors": None})
+    config.num_type_reference_anchors = saved.num_type_reference_anchors
+    new_types = {}
+    if {*config.type_configs, config.decoder_data_type} != {*saved.type_configs, saved.decoder_data_type}:
+        new_types = {name: getattr(config, name) for name in TYPE_FIELDS}
+        for name in new_types:
+            setattr(config, name, getattr(saved, name))
     try:
         model = LZNModel.from_pretrained(pretrained, config=config, dtype=torch.float32)
     except (RuntimeError, ValueError) as error:  # transformers raises the first for tensors of another shape
         raise ValueError(
             f"`model_name_or_path` {pretrained} does not fit its config with `config_overrides`: {error}"
         ) from error
-    return with_labels(model, id2label)
+    return with_labels(model, id2label, new_types)
 
 
 def load_saved_config(pretrained: str) -> LZNConfig:
@@ -146,17 +157,20 @@ def with_saved_image_shape(arguments: DataArguments, pretrained: str | None) -> 
     return arguments
 
 
-def with_labels(model: LZNModel, id2label: Mapping[int, str]) -> LZNModel:
+def with_labels(model: LZNModel, id2label: Mapping[int, str], new_types: Mapping[str, Any] | None = None) -> LZNModel:
     """Copies a model for the labels of a dataset, without its reference anchors, which training makes stale.
 
     Labels are matched by name. Those that the model knows keep their anchor and their column in the decoder, under their new
-    id; those of new labels are initialized. All other weights are kept. The log names the labels.
+    id; those of new labels are initialized. `new_types` replaces the `TYPE_FIELDS` of the configuration: what they bring is initialized,
+    what they lack is left out. All other weights are kept. The log names the labels.
     """
     config = LZNConfig(
         **{
             **model.config.to_dict(),
             "num_reference_anchors": 0,
+            "num_type_reference_anchors": None,
             "prediction_time": None,
+            **(new_types or {}),
             "id2label": dict(id2label),
             "label2id": None,
         }
@@ -171,11 +185,13 @@ def with_labels(model: LZNModel, id2label: Mapping[int, str]) -> LZNModel:
         if name == "label_anchors.weight" and new_labels:
             weights[name][new] = value[old]
         elif name == LABEL_INPUT_LAYER:
-            first = config.decoder_latent_dim  # columns: the latent, the labels, the time
-            weights[name][:, :first] = value[:, :first]
-            weights[name][:, first + new] = value[:, first + old]
-            weights[name][:, first + len(new_labels) :] = value[:, first + len(old_labels) :]
-        elif name not in ("label_anchors.weight", "reference_anchors.weight"):
+            # Columns: the latent, the anchor of the `decoder_data_type`, the labels, the time.
+            first, old_first = config.decoder_condition_dim, model.config.decoder_condition_dim
+            both = min(first, old_first)
+            weights[name][:, :both] = value[:, :both]
+            weights[name][:, first + new] = value[:, old_first + old]
+            weights[name][:, first + len(new_labels) :] = value[:, old_first + len(old_labels) :]
+        elif name in weights and name != "label_anchors.weight":
             weights[name] = value
     fresh.load_state_dict(weights)
     logger.info(
@@ -201,6 +217,8 @@ def model_parts(model: LZNModel) -> dict[str, list[nn.Parameter]]:
         parts["decoder"] = list(model.decoder.parameters())
     if model.label_anchors is not None:
         parts["label_anchors"] = list(model.label_anchors.parameters())
+    if len(model.type_encoders):
+        parts["type_encoders"] = list(model.type_encoders.parameters())
     return parts
 
 
@@ -208,7 +226,7 @@ def freeze_part(accelerator: Accelerator, model: nn.Module, optimizer: torch.opt
     """Stops the training of one part of a prepared model. All processes must call it.
 
     DistributedDataParallel waits for the gradients of the parameters that required them when it was constructed, so the
-    model is wrapped again.
+    model is wrapped again. A sharded model looks each time.
 
     Returns:
         `nn.Module`: the prepared model to use from now on. The optimizer stays the same.
@@ -218,7 +236,7 @@ def freeze_part(accelerator: Accelerator, model: nn.Module, optimizer: torch.opt
         parameter.requires_grad_(False)
         parameter.grad = None
     logger.info(f"The {part} and its moving average are frozen from here on.")
-    if accelerator.num_processes == 1:
+    if accelerator.num_processes == 1 or accelerator.is_fsdp2:
         return model
     accelerator.free_memory()  # the accelerator forgets the old wrapper, whose buckets are as large as the gradients
     return accelerator.prepare(unwrapped, optimizer)[0]
@@ -260,6 +278,13 @@ class PartwiseEMA:
         finally:
             for name, parameters in self.parts.items():
                 self.averages[name].restore(parameters)
+
+    @torch.no_grad()
+    def copy_whole_to(self, parts: Mapping[str, Sequence[nn.Parameter]]) -> None:
+        """Copies the averages to the parts of another model, whole if they are sharded. All processes must call it."""
+        for name, parameters in parts.items():
+            for parameter, average in zip(parameters, self.averages[name].shadow_params, strict=True):
+                parameter.copy_(whole(average))
 
     def state_dict(self) -> dict[str, Any]:
         return {name: average.state_dict() for name, average in self.averages.items()}

@@ -20,6 +20,7 @@ from .arguments import PresetArguments, near_names
 from .command_line import CommandLineParser, require_finite
 
 
+PRESETS_DIR = Path(__file__).resolve().parent.parent / "presets"  # of the package, a folder for each kind of training
 # Flags that say where the images and labels are.
 SOURCE_FLAGS = (
     "dataset_name",
@@ -40,6 +41,7 @@ def parse_arguments(
     presets_dir: Path,
     argv: Sequence[str] | None = None,
     description: str | None = None,
+    default_preset: str = PresetArguments.preset,
 ) -> tuple[Any, ...]:
     """Parses the command line into dataclasses, with the values of a preset as defaults.
 
@@ -51,6 +53,7 @@ def parse_arguments(
         presets_dir (`Path`): folder of the named presets, named after the kind of training.
         argv (`Sequence[str]`, *optional*): command line without the program name, by default that of the process.
         description (`str`, *optional*): first lines of `--help`.
+        default_preset (`str`, *optional*, defaults to `"digits"`): the preset without `--preset`.
 
     Returns:
         `tuple`: an instance of each dataclass, in their order.
@@ -61,9 +64,10 @@ def parse_arguments(
     """
     parser = CommandLineParser([PresetArguments, *dataclass_types.values()], description)
     names = ", ".join(sorted(path.stem for path in presets_dir.glob("*.json")))
+    parser.set_defaults(preset=default_preset)
     parser.describe_flag("preset", f"One of {names}, or the path of a JSON file; flags override its values.")
     given = parser.flags_given(argv)
-    preset_name = given.get("preset", PresetArguments.preset)
+    preset_name = given.get("preset", default_preset)
     preset = read_preset(preset_name, presets_dir, list(dataclass_types))
     config, facts = preset.pop("model"), preset["data"].pop("facts", {})
     for section, defaults in preset.items():

@@ -10,20 +10,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import (
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     ProjectConfiguration,
     broadcast_object_list,
+    gather_object,
 )
 
-from .arguments import RunArguments
+from .arguments import RunArguments, near_names
+from .sharding import allow_sharding
 
 
 logger = logging.getLogger(__name__)
@@ -42,17 +44,16 @@ def start_accelerator(run: RunArguments, trackers: Sequence[Any] = ()) -> Accele
         trackers (`Sequence`, *optional*): names or instances of accelerate trackers.
 
     Returns:
-        `Accelerator`: with these trackers and that of `run.report_to`.
+        `Accelerator`: with these trackers and those of `run.report_to`.
 
     Raises:
-        ValueError: if several processes were started that do not see each other, a tracker is not installed, or the precision is
-            not available on the device.
+        ValueError: if several processes were started that do not see each other, a tracker is unknown or not installed, the precision
+            is not available on the device, or the config of accelerate shards weights in a way that is not supported.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     for name in ("httpx", "httpx2"):  # of huggingface_hub 1 and 2: one line for each request to the Hub
         logging.getLogger(name).setLevel(logging.WARNING)
-    if run.report_to != "none" and find_spec(run.report_to) is None:
-        raise ValueError(f"`report_to` is {run.report_to}, which is not installed: pip install {run.report_to}")
+    reported = tracker_names(run.report_to)
     accelerator = Accelerator(
         # Without an accelerator device, accelerate does not connect the processes of torchrun unless told so.
         cpu=not torch.accelerator.is_available(),
@@ -62,7 +63,7 @@ def start_accelerator(run: RunArguments, trackers: Sequence[Any] = ()) -> Accele
             num_steps=run.gradient_accumulation_steps, sync_with_dataloader=False
         ),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=run.seed),
-        log_with=list(trackers) + ([run.report_to] if run.report_to != "none" else []),
+        log_with=[*trackers, *reported],
         project_config=ProjectConfiguration(
             project_dir=run.output_dir, logging_dir=os.path.join(run.output_dir, "logs")
         ),
@@ -70,13 +71,39 @@ def start_accelerator(run: RunArguments, trackers: Sequence[Any] = ()) -> Accele
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=run.process_timeout))],
     )
     check_num_processes(accelerator.num_processes)
+    allow_sharding(accelerator)
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("`mixed_precision` is fp16, which a CPU cannot train with: choose bf16 or no.")
     index, count = accelerator.process_index + 1, accelerator.num_processes
     logger.info(f"process {index} of {count} on {accelerator.device}, mixed precision: {accelerator.mixed_precision}")
     if not accelerator.is_main_process:  # from here on, only the main process logs
         logging.getLogger("lzn_hf").setLevel(logging.ERROR)
+        logging.getLogger("lzn_hf.data.streams").setLevel(logging.WARNING)  # each process reads other images
     return accelerator
+
+
+def tracker_names(report_to: Sequence[str]) -> list[str]:
+    """Returns the names of the trackers of accelerate that a run reports to.
+
+    Args:
+        report_to (`Sequence[str]`): their names; `all` stands for all that are installed, `none` for no tracker.
+
+    Raises:
+        ValueError: for a name that accelerate does not know, a tracker that is not installed, or `none` or `all` beside others.
+    """
+    installed = sorted(str(tracker) for tracker in get_available_trackers())
+    if len(report_to) > 1 and {"all", "none"} & {*report_to}:
+        raise ValueError(f"`report_to` is {' '.join(report_to)}: give `all`, `none` or names, not several of these.")
+    if "all" in report_to:
+        return installed
+    names = [name for name in dict.fromkeys(report_to) if name != "none"]
+    for name in names:
+        known = sorted([*LOGGER_TYPE_TO_CLASS, "all", "none"])
+        if name not in known:
+            raise ValueError(f"`report_to` must be of {', '.join(known)}, but has {name!r}.{near_names(name, known)}")
+        if name not in installed:
+            raise ValueError(f"`report_to` has {name}, which is not installed: pip install {name}")
+    return names
 
 
 def check_num_processes(num_processes: int) -> None:
@@ -91,6 +118,16 @@ def check_num_processes(num_processes: int) -> None:
             "alone. Without GPUs, start them by `torchrun --nproc_per_node N` or by `ACCELERATE_USE_CPU=true accelerate launch "
             "--multi_gpu --num_processes N --num_machines 1`."
         )
+
+
+def make_pool_group(run: RunArguments, num_processes: int) -> Any:
+    """Returns the group of the processes that share pools with this one, those of neighbouring ranks; `None` for all.
+
+    All processes must call this.
+    """
+    if run.pool_group_size in (None, num_processes):
+        return None
+    return dist.new_subgroups(run.pool_group_size)[0]
 
 
 def on_main_process(accelerator: Accelerator, function: Callable[[], T]) -> T:
@@ -112,6 +149,22 @@ def on_main_process(accelerator: Accelerator, function: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     return result
+
+
+def on_all_processes(accelerator: Accelerator, function: Callable[[], object]) -> None:
+    """Calls a function on each process, and waits for all of them.
+
+    Raises:
+        OSError, ValueError: on all processes, if the function raised it on one.
+    """
+    failure: Exception | None = None
+    try:
+        function()
+    except (OSError, ValueError) as error:
+        failure = error
+    failures = [one for one in gather_object([failure]) if one is not None]
+    if failures:
+        raise failures[0]
 
 
 @contextmanager

@@ -63,7 +63,12 @@ SOURCE_OF_IMAGES = {
     "shuffle_buffer_size",
 }
 CONFIG_FIELDS = tuple(LZNConfig.__annotations__)  # without those that transformers adds
-FIELDS_OF_INFERENCE = {"num_reference_anchors", "num_prediction_draws", "prediction_time"}  # unused in training
+FIELDS_OF_INFERENCE = {
+    "num_reference_anchors",
+    "num_type_reference_anchors",
+    "num_prediction_draws",
+    "prediction_time",
+}  # unused in training
 MAX_DIFFERENCES = 20  # lines of a message
 
 Settings = dict[str, dict[str, Any]]
@@ -83,6 +88,8 @@ def resolve_settings(config: LZNConfig, images: DataSummary | None = None, **sec
     settings: Settings = {
         "model": {name: getattr(config, name) for name in CONFIG_FIELDS if name not in FIELDS_OF_INFERENCE}
     }
+    if config.text_config is not None:
+        settings["model"]["text_config"] = config.type_configs["text"].to_diff_dict()
     settings["model"]["labels"] = list((config.id2label or {}).values())
     for name, arguments in sections.items():
         settings[name] = argument_values(arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,19 +17,22 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor
 from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
 
-from ..data.batches import image_batches
-from ..data.images import ImageData
+from ..card_lzn import EXAMPLE_TEXTS
+from ..data.batches import image_batches, to_pixel_values
+from ..data.images import ImageData, StreamedImageDataset
 from ..evaluation.uploads import prepare_repository
 from ..modeling_lzn import LZNModel
 from .arguments import DataArguments, ModelArguments, RunArguments
-from .batches import load_data, make_train_loader, micro_batch_size
+from .batches import load_data, make_train_loader, micro_batch_size, micro_batches_of_a_pool
 from .checkpoints import check_resume, find_checkpoint
 from .dry_run import dry_run_report
 from .metrics import METRICS_FILE, JSONLinesTracker
-from .models import build_model, model_parts, with_saved_image_shape
-from .processes import on_main_process, start_accelerator
+from .models import TYPE_FIELDS, build_model, model_parts, with_saved_image_shape
+from .processes import make_pool_group, on_main_process, start_accelerator
 from .settings import Settings, default_settings, resolve_settings
+from .streams import StreamBatches
 from .validation import encode_anchors
 
 
@@ -51,10 +54,13 @@ class TrainingSetup:
         tracker (`JSONLinesTracker`): the metrics file.
         data (`ImageData`): training and validation images.
         model (`LZNModel`): the model, never wrapped. Preparation moves it to its device in place.
-        loader (`DataLoader`): training batches, from [`make_train_loader`].
+        loader (`DataLoader` or [`StreamBatches`]): training batches, from [`make_train_loader`].
         settings (`dict`): as of [`resolve_settings`].
         checkpoint (`Path`, *optional*): the checkpoint to resume from.
         hub_model_id (`str`, *optional*): the repository to upload the final folder to.
+        pool_group (`ProcessGroup`, *optional*): the processes whose images share a pool; `None` for all.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): the tokenizer of a model with a text encoder.
+        example_texts (sequence of `str`, *optional*): texts for the card of such a model, see [`usage`].
     """
 
     name: str
@@ -64,15 +70,32 @@ class TrainingSetup:
     tracker: JSONLinesTracker
     data: ImageData
     model: LZNModel
-    loader: DataLoader
+    loader: DataLoader | StreamBatches
     settings: Settings = field(default_factory=dict)
     checkpoint: Path | None = None
     hub_model_id: str | None = None
+    pool_group: Any = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    example_texts: Sequence[str] = EXAMPLE_TEXTS
 
     @property
     def process_share(self) -> dict[str, int]:
         """The arguments by which a function takes the part of this process out of what all processes do."""
         return {"process_index": self.accelerator.process_index, "num_processes": self.accelerator.num_processes}
+
+    def draw_images(self, batch: Mapping[str, Tensor], generator: torch.Generator, **process_share: int) -> Tensor:
+        """Draws the pixel values of a batch, with random flips and shifts if they are asked for.
+
+        Args:
+            batch (`Mapping[str, Tensor]`): with the `pixel_values` of B `uint8` images.
+            generator (`torch.Generator`): draws flips and shifts.
+            process_share (`int`): the part of the images of all processes, see [`TrainingSetup.process_share`].
+
+        Returns:
+            `Tensor` of shape `(B, C, H, W)`: float32 in [-1, 1].
+        """
+        flip, shift = self.data_args.random_flip, self.data_args.max_shift
+        return to_pixel_values(batch["pixel_values"], flip=flip, shift=shift, generator=generator, **process_share)
 
     def train_batches(self, limit: int) -> Iterator[dict[str, Tensor]]:
         """Yields batches of `limit` training images drawn by the seed, the same on all processes."""
@@ -100,6 +123,7 @@ def set_up_training(
     use_labels: bool = True,
     model_labels: bool = True,
     check: Callable[[LZNModel], None],
+    extend: Callable[[Sequence[str]], Mapping[str, Any]] | None = None,
     **sections: Any,
 ) -> TrainingSetup | None:
     """Starts the processes, opens the data and builds the model.
@@ -112,6 +136,7 @@ def set_up_training(
         use_labels (`bool`, *optional*, defaults to `True`): whether to read labels.
         model_labels (`bool`, *optional*, defaults to `True`): whether the model gets the labels of the data, which must then have some.
         check (`Callable`): raises a `ValueError` for a model that the script cannot train.
+        extend (`Callable`, *optional*): gives more fields of the configuration, from the labels of the data.
         sections: the script's own argument dataclasses, by the name of their section.
 
     Returns:
@@ -127,6 +152,7 @@ def set_up_training(
     accelerator = start_accelerator(run, trackers=[tracker])
     checkpoint = None if run.dry_run else on_main_process(accelerator, partial(find_checkpoint, run))
     batch_size = micro_batch_size(run, accelerator.num_processes)
+    micro_batches_of_a_pool(run, accelerator.num_processes)  # raises a ValueError for sizes that do not fit
     facts: Mapping[str, Any] = data_args.facts if run.dry_run else {}
     if facts:
         data = None
@@ -137,8 +163,17 @@ def set_up_training(
         data = load_data(accelerator, data_args, use_labels, require_labels=model_labels)
         image_size, num_channels, label_names = data.image_size, data.num_channels, data.label_names or ()
     set_seed(run.seed)
+    overrides = dict(model_args.config)
+    if extend is not None:
+        overrides |= extend(label_names)
+    elif given := [field for field in TYPE_FIELDS if overrides.get(field) is not None]:
+        raise ValueError(
+            f"`config_overrides` has {', '.join(given)}, which {name} does not train: use train_text_image."
+        )
+    else:  # a saved model goes on without what this script does not train, and so does its decoder
+        overrides |= dict.fromkeys(TYPE_FIELDS)
     model = build_model(
-        model_args.config,
+        overrides,
         image_size=image_size,
         num_channels=num_channels,
         label_names=label_names if model_labels else (),
@@ -161,6 +196,8 @@ def set_up_training(
             "The data was not looked at: its sizes and labels are those that the preset gives. Without it, no steps were timed."
         )
         return None
+    if isinstance(data.train, StreamedImageDataset):  # these decide who reads what
+        settings["stream"] = {"processes": accelerator.num_processes, "files": data.train.num_files}
     loader = make_train_loader(data.train, batch_size, accelerator.num_processes, data_args.num_workers)
     train_images = len(data.train) if isinstance(data.train, Sized) else None
     if run.dry_run:
@@ -175,7 +212,18 @@ def set_up_training(
         check_resume(checkpoint, run, settings, defaults)
     hub_model_id = create_hub_repo(accelerator, run) if run.push_to_hub and not run.dry_run else None
     return TrainingSetup(
-        name, run, data_args, accelerator, tracker, data, model, loader, settings, checkpoint, hub_model_id
+        name,
+        run,
+        data_args,
+        accelerator,
+        tracker,
+        data,
+        model,
+        loader,
+        settings,
+        checkpoint,
+        hub_model_id,
+        pool_group=make_pool_group(run, accelerator.num_processes),
     )
 
 

@@ -87,6 +87,10 @@ def resume_command(checkpoint: str = "latest", **flags: str) -> str:
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     start = ["torchrun", "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", str(processes))]
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        sharding = "--use_fsdp --fsdp_version 2 --fsdp_cpu_ram_efficient_loading false --fsdp_reshard_after_forward"
+        reshard = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true")
+        start = ["accelerate", "launch", *sharding.split(), reshard, "--num_processes", str(processes)]
     words = [*start, *sys.argv] if processes > 1 else sys.orig_argv
     flags = {**flags, "resume_from_checkpoint": checkpoint}
     words = without_flags(words, ["overwrite_output_dir", *flags])

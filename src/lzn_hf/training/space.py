@@ -7,7 +7,8 @@ import errno
 import logging
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +44,17 @@ def is_out_of_space(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+@contextmanager
+def full_device_as_os_error() -> Iterator[None]:
+    """Turns whatever a writer raises on a full device into an `OSError` with its number, which one process can send to another."""
+    try:
+        yield
+    except WRITE_ERRORS as error:
+        if not is_out_of_space(error):
+            raise
+        raise OSError(errno.ENOSPC, str(error)) from error
 
 
 def no_space(path: Path, needed: int | None, last_good: Path | None) -> NoSpaceError:
@@ -92,7 +104,13 @@ def tensor_bytes(values: Any) -> int:
     return sum(map(tensor_bytes, values)) if isinstance(values, list | tuple) else 0
 
 
-def write_with_room(write: Callable[[], T], path: Path, needed: int, older: Sequence[Path]) -> T:
+def write_with_room(
+    write: Callable[[], T],
+    path: Path,
+    needed: int,
+    older: Sequence[Path],
+    delete: Callable[[Path], object] = shutil.rmtree,
+) -> T:
     """Writes a file or folder, if need be in the place of the run's older checkpoints. The last of them stays.
 
     Args:
@@ -100,6 +118,7 @@ def write_with_room(write: Callable[[], T], path: Path, needed: int, older: Sequ
         path (`Path`): what is written.
         needed (`int`): bytes that it takes, for the message.
         older (`Sequence[Path]`): the checkpoints of the run, oldest first.
+        delete (`Callable`, *optional*): deletes one of them.
 
     Returns:
         What `write` returns.
@@ -118,7 +137,7 @@ def write_with_room(write: Callable[[], T], path: Path, needed: int, older: Sequ
             if len(older) < 2:
                 raise full from error
         logger.warning(f"{full}. Deleting {older[0]} to make room.")
-        shutil.rmtree(older.pop(0))
+        delete(older.pop(0))
 
 
 def check_space(output_dir: Path, weights: int, checkpoints: int, kept: int) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from ..data.batches import to_pixel_values
 from ..evaluation.calibration import (
@@ -38,14 +39,19 @@ def encode_anchors(model: LZNModel, batches: Iterable[dict[str, Tensor]]) -> Ten
 
 
 @contextmanager
-def reference_anchors(model: LZNModel, anchors: Tensor) -> Iterator[None]:
-    """Gives the model these reference anchors inside the context, as a saved model has them, and none afterwards."""
-    model.set_reference_anchors(anchors)
+def reference_anchors(model: LZNModel, anchors: Tensor, data_type: str | None = None) -> Iterator[None]:
+    """Gives the model these reference anchors, of images or of a data type, inside the context, and afterwards those of before."""
+    config, images, samples = model.config, model.reference_anchors, dict(model.reference_samples)
+    counts = config.num_reference_anchors, config.num_type_reference_anchors
+    if data_type is None:
+        model.set_reference_anchors(anchors)
+    else:
+        model.set_type_reference_anchors(data_type, anchors)
     try:
         yield
     finally:
-        model.reference_anchors = None
-        model.config.num_reference_anchors = 0
+        model.reference_anchors, model.reference_samples = images, nn.ModuleDict(samples)
+        config.num_reference_anchors, config.num_type_reference_anchors = counts
 
 
 def measure_accuracy(
@@ -76,7 +82,7 @@ def measure_accuracy(
 
 
 def calibrate(
-    model: LZNModel, batches: Iterable[dict[str, Tensor]], seed: int
+    model: LZNModel, batches: Iterable[dict[str, Tensor]], seed: int, anchors_of_labels: Tensor | None = None
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Fits the time at which a model reads its scores, and sets `config.prediction_time`.
 
@@ -84,6 +90,7 @@ def calibrate(
         model (`LZNModel`): the unwrapped model, with labels and reference anchors.
         batches (`Iterable`): all `uint8` validation images with labels.
         seed (`int`): draws the images of the fit, where there are more than `MAX_FITTED`.
+        anchors_of_labels (`Tensor` of shape `(C, D)`, *optional*): anchors that stand for the labels, those of the model by default.
 
     Returns:
         `tuple`: `validation_accuracy`, `validation_nll` and `validation_calibration_error` of all images by the model as it is now, and
@@ -93,9 +100,10 @@ def calibrate(
         ValueError: for a model without labels or reference anchors.
     """
     config = model.config
-    if model.label_anchors is None or model.reference_anchors is None:
+    if (model.label_anchors is None and anchors_of_labels is None) or model.reference_anchors is None:
         raise ValueError("`model` must have labels, an image encoder and reference anchors to be calibrated.")
-    label_anchors, reference_anchors = model.require_label_anchors(), model.reference_anchors()
+    label_anchors = model.require_label_anchors() if anchors_of_labels is None else anchors_of_labels
+    reference_anchors = model.reference_anchors()
     latents, labels = [], []
     with evaluation_mode(model):
         for batch in batches:
@@ -113,9 +121,11 @@ def calibrate(
     return metrics, reliability(log_probs, truth)
 
 
-def generate_samples(model: LZNModel, seed: int, **options: Any) -> list[Image.Image]:
+def generate_samples(
+    model: LZNModel, seed: int, tokenizer: PreTrainedTokenizerBase | None = None, **options: Any
+) -> list[Image.Image]:
     """Generates images by [`LZNPipeline.__call__`] with these options, always from the same noise."""
-    pipe: Any = LZNPipeline.from_model(model)
+    pipe: Any = LZNPipeline.from_model(model, tokenizer)
     pipe.set_progress_bar_config(disable=True)
     output: Any = pipe(generator=torch.Generator().manual_seed(seed), **options)
     return output.images

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from PIL import Image
+from .figures import PALETTE, new_figure
 
-from .figures import PALETTE, draw_figure, new_figure
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STYLES = ("-", "--", ":", "-.")
 
@@ -19,7 +21,7 @@ def plot_quality(
     real_images: float | None = None,
     title: str = "",
     ylabel: str = "Fréchet distance",
-) -> Image.Image:
+) -> Figure:
     """Plots a distance against network evaluations per image, on logarithmic axes.
 
     Args:
@@ -31,11 +33,11 @@ def plot_quality(
         ylabel (`str`, *optional*, defaults to `"Fréchet distance"`): name of the distance.
 
     Returns:
-        `PIL.Image.Image`: 840 x 540 pixels, mode RGB.
+        `Figure`: 840 x 540 pixels.
     """
+    figure = new_figure(7, 4.5, dpi=120)
     from matplotlib.ticker import NullLocator, ScalarFormatter
 
-    figure = new_figure(7, 4.5, dpi=120)
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
     families = list(dict.fromkeys(family for lines in curves.values() for family in lines))
@@ -59,7 +61,7 @@ def plot_quality(
     axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    return draw_figure(figure)
+    return figure
 
 
 def plot_measures(
@@ -68,7 +70,7 @@ def plot_measures(
     xlabel: str,
     real_images: Mapping[str, float] | None = None,
     title: str = "",
-) -> Image.Image:
+) -> Figure:
     """Plots several measures against one quantity, side by side.
 
     Args:
@@ -79,7 +81,7 @@ def plot_measures(
         title (`str`, *optional*, defaults to `""`): heading.
 
     Returns:
-        `PIL.Image.Image`: 384 x 408 pixels a measure, mode RGB.
+        `Figure`: 384 x 408 pixels a measure.
     """
     figure = new_figure(3.2 * len(measures), 3.4, dpi=120)
     figure.set_layout_engine("constrained")
@@ -97,7 +99,7 @@ def plot_measures(
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10, color="0.25")
-    return draw_figure(figure)
+    return figure
 
 
 __all__ = ["plot_measures", "plot_quality"]

@@ -7,15 +7,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from .figures import PALETTE, check_labels, check_rows, draw_map, new_figure, palette_colours
+from .figures import PALETTE, check_labels, check_rows, finish_map, load_library, new_figure, palette_colours
 
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NUM_COMPONENTS = 50  # principal components as input of t-SNE
 PERPLEXITY = 30
@@ -38,18 +41,16 @@ def map_to_plane(features: Tensor, *, seed: int = 0) -> np.ndarray:
     if len(features) < 4:
         raise ValueError(f"`features` must have at least 4 rows, got {len(features)}.")
 
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
+    decomposition, manifold = (load_library(f"sklearn.{name}", "eval") for name in ("decomposition", "manifold"))
     rows = F.normalize(features.detach().cpu().double(), dim=1).numpy()
     if np.ptp(rows, axis=0).max() < 1e-12:
         raise ValueError("`features` must not all have the same direction: there is nothing to place.")
     count, size = rows.shape
     if size > 2:
-        rows = PCA(min(NUM_COMPONENTS, count, size), svd_solver="full").fit_transform(rows)
+        rows = decomposition.PCA(min(NUM_COMPONENTS, count, size), svd_solver="full").fit_transform(rows)
     perplexity = min(PERPLEXITY, (count - 1) / 3)
     init = "pca" if rows.shape[1] > 1 else "random"
-    points = TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(rows)
+    points = manifold.TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(rows)
     low, high = points.min(0), points.max(0)
     return (points - (low + high) / 2) / (high - low).max() + 0.5
 
@@ -63,7 +64,7 @@ def plot_embeddings(
     title: str = "Map of the embeddings",
     what: str = "images",
     seed: int = 0,
-) -> Image.Image:
+) -> Figure:
     """Draws features as dots in the colours of their labels, placed by [`map_to_plane`], with names in the middle of groups.
 
     Args:
@@ -77,7 +78,7 @@ def plot_embeddings(
         seed (`int`, *optional*, defaults to 0): seed of t-SNE.
 
     Returns:
-        `PIL.Image.Image`: 1200 x 1050 pixels, mode RGB.
+        `Figure`: 1200 x 1050 pixels.
 
     Raises:
         ValueError: as [`map_to_plane`], or if labels, names or images do not fit.
@@ -93,8 +94,7 @@ def plot_embeddings(
             f"{tuple(images.shape)}."
         )
 
-    from matplotlib.patheffects import withStroke
-
+    effects = load_library("matplotlib.patheffects", "train")
     points, label_ids, colours = (
         map_to_plane(features, seed=seed),
         labels.cpu().numpy(),
@@ -114,13 +114,13 @@ def plot_embeddings(
     for label in shown if len(shown) <= 3 * len(PALETTE) else ():
         x, y = _middle(points[label_ids == label])
         text = axes.text(x, y, label_names[label], ha="center", va="center", fontsize=13, fontweight="bold", zorder=4)
-        text.set(color=0.6 * colours[label], path_effects=[withStroke(linewidth=3, foreground="white")])
+        text.set(color=0.6 * colours[label], path_effects=[effects.withStroke(linewidth=3, foreground="white")])
     axes.set(xlim=(-0.06, 1.06), ylim=(-0.06, 1.06), aspect="equal")
     caption = (
         f"{count:,} {what}, placed by t-SNE of the directions of their features, without their labels. Near dots are images "
         "that the model finds alike; distances between groups and the sizes of groups mean nothing."
     )
-    return draw_map(
+    finish_map(
         figure,
         axes,
         title=title,
@@ -129,6 +129,7 @@ def plot_embeddings(
         num_entries=len(shown),
         entries_per_column=30,
     )
+    return figure
 
 
 def _middle(points: np.ndarray) -> np.ndarray:

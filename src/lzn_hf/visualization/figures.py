@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,19 +25,38 @@ PALETTE = (
 )  # fmt: skip
 
 
+def load_library(module: str, extra: str) -> Any:
+    """Imports a module that only an extra of this package brings.
+
+    Args:
+        module, extra (`str`): the names of the module and of the extra.
+
+    Raises:
+        ImportError: if it is not installed. The message says how to get it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        library = module.partition(".")[0]
+        if error.name != library:
+            raise
+        raise ImportError(
+            f'this picture needs {library}, which is not installed: pip install "lzn_hf[{extra}]"', name=library
+        ) from error
+
+
 def new_figure(width: float, height: float, dpi: int = 100) -> Figure:
     """An empty white figure.
 
     Args:
         width, height, dpi: its size in inches, and pixels per inch.
     """
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=dpi, facecolor="white")
+    figure = load_library("matplotlib.figure", "train")
+    return figure.Figure(figsize=(width, height), dpi=dpi, facecolor="white")
 
 
 def draw_figure(figure: Figure) -> Image.Image:
-    """A figure as an RGB image."""
+    """A figure as an RGB image, `figure.get_size_inches() * figure.dpi` pixels large. Its pixels, saved, hold no date and no version."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -46,12 +66,11 @@ def draw_figure(figure: Figure) -> Image.Image:
 
 def palette_colours(count: int) -> np.ndarray:
     """RGB colours `(count, 3)` in [0, 1], which repeat after ten."""
-    from matplotlib.colors import to_rgb
-
+    to_rgb = load_library("matplotlib.colors", "train").to_rgb
     return np.array([to_rgb(PALETTE[number % len(PALETTE)]) for number in range(count)])
 
 
-def draw_map(
+def finish_map(
     figure: Figure,
     axes: Axes,
     *,
@@ -60,8 +79,8 @@ def draw_map(
     caption_height: float,
     num_entries: int,
     entries_per_column: int,
-) -> Image.Image:
-    """Adds a legend on the right, a title and a caption to a map, and draws it.
+) -> None:
+    """Adds a legend on the right, a title and a caption to a map.
 
     Args:
         figure (`Figure`): the figure of the map.
@@ -69,9 +88,6 @@ def draw_map(
         title, caption (`str`): texts above and below.
         caption_height (`float`): middle of the caption, from 0 to 1.
         num_entries, entries_per_column (`int`): entries of the legend.
-
-    Returns:
-        `PIL.Image.Image`: the whole figure.
     """
     axes.axis("off")
     axes.legend(
@@ -85,7 +101,6 @@ def draw_map(
     figure.text(0.5, 0.965, title, ha="center", va="center", fontsize=18)
     text = textwrap.fill(caption, width=130)
     figure.text(0.03, caption_height, text, ha="left", va="center", fontsize=11, color="0.25", linespacing=1.4)
-    return draw_figure(figure)
 
 
 def check_rows(name: str, rows: Tensor) -> None:
@@ -115,4 +130,13 @@ def check_labels(labels: Tensor, count: int, label_names: Sequence[str]) -> None
         )
 
 
-__all__ = ["PALETTE", "check_labels", "check_rows", "draw_figure", "draw_map", "new_figure", "palette_colours"]
+__all__ = [
+    "PALETTE",
+    "check_labels",
+    "check_rows",
+    "draw_figure",
+    "finish_map",
+    "load_library",
+    "new_figure",
+    "palette_colours",
+]

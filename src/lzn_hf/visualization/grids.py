@@ -44,23 +44,12 @@ def image_grid(
         ValueError: if there are no images, their sizes differ, the tensor is none of the above or has NaN, or the
             number of `row_labels` or `column_labels` is not that of the rows or columns.
     """
-    check_at_least(1, columns=columns, min_cell_size=min_cell_size)
-    cells = _to_pil(images) if isinstance(images, Tensor) else list(images)
-    if not cells:
-        raise ValueError("`images` must hold at least one image, got none.")
-    sizes = sorted({cell.size for cell in cells})
-    if len(sizes) > 1:
-        raise ValueError(f"`images` must all have one size, got {', '.join(f'{w}x{h}' for w, h in sizes)}.")
-    rows = math.ceil(len(cells) / columns)
-    if row_labels is not None and len(row_labels) != rows:
-        raise ValueError(f"`row_labels` must hold one text for each of the {rows} rows, got {len(row_labels)}.")
-    if column_labels is not None and len(column_labels) != columns:
-        raise ValueError(
-            f"`column_labels` must hold one text for each of the {columns} columns, got {len(column_labels)}."
-        )
+    check_at_least(1, min_cell_size=min_cell_size)
+    cells = to_pil_images(images)
+    rows = check_grid(cells, columns, row_labels, column_labels)
 
-    factor = math.ceil(min_cell_size / min(sizes[0])) if min(sizes[0]) < min_cell_size else 1
-    width, height = (side * factor for side in sizes[0])
+    factor = math.ceil(min_cell_size / min(cells[0].size)) if min(cells[0].size) < min_cell_size else 1
+    width, height = (side * factor for side in cells[0].size)
     mode = "L" if all(cell.mode == "L" for cell in cells) else "RGB"
     font_size: float = max(10, min(height // 2, 24))
     font = ImageFont.load_default(font_size)
@@ -87,6 +76,30 @@ def image_grid(
     return grid
 
 
+def check_grid(
+    images: Sequence[Image.Image],
+    columns: int,
+    row_labels: Sequence[str] | None,
+    column_labels: Sequence[str] | None,
+) -> int:
+    """Returns the number of rows of a grid, or raises a ValueError for images or texts that do not fit one.
+
+    Args:
+        images, columns, row_labels, column_labels: of [`image_grid`].
+    """
+    check_at_least(1, columns=columns)
+    if not images:
+        raise ValueError("`images` must hold at least one image, got none.")
+    sizes = sorted({image.size for image in images})
+    if len(sizes) > 1:
+        raise ValueError(f"`images` must all have one size, got {', '.join(f'{w}x{h}' for w, h in sizes)}.")
+    rows = math.ceil(len(images) / columns)
+    for name, texts, count in (("row", row_labels, rows), ("column", column_labels, columns)):
+        if texts is not None and len(texts) != count:
+            raise ValueError(f"`{name}_labels` must hold one text for each of the {count} {name}s, got {len(texts)}.")
+    return rows
+
+
 def comparison_grid(
     images_by_name: Mapping[str, Sequence[Image.Image] | Tensor], columns: int = 10, *, min_cell_size: int = 32
 ) -> Image.Image:
@@ -105,7 +118,7 @@ def comparison_grid(
         ValueError: as [`image_grid`], and if the numbers of images differ.
     """
     check_at_least(1, columns=columns)
-    stacks = {k: _to_pil(v) if isinstance(v, Tensor) else list(v) for k, v in images_by_name.items()}
+    stacks = {name: to_pil_images(images) for name, images in images_by_name.items()}
     counts = {name: len(stack) for name, stack in stacks.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise ValueError(f"`images_by_name` must hold as many images under each name, at least one, got {counts}.")
@@ -138,6 +151,19 @@ def trajectory_strip(
     Raises:
         ValueError: as [`image_grid`], and if the numbers of times and samples differ.
     """
+    images, texts = trajectory_cells(trajectory, times, columns)
+    return image_grid(images, len(texts), column_labels=texts, min_cell_size=min_cell_size)
+
+
+def trajectory_cells(trajectory: Tensor, times: Sequence[float], columns: int) -> tuple[Tensor, list[str]]:
+    """Returns the images `(B x columns, C, H, W)` of [`trajectory_strip`], row by row, and the texts of their times.
+
+    Args:
+        trajectory, times, columns: of [`trajectory_strip`].
+
+    Raises:
+        ValueError: as [`trajectory_strip`].
+    """
     check_at_least(2, columns=columns)
     if trajectory.ndim != 5 or len(trajectory) < 2:
         raise ValueError(f"`trajectory` must be (S, B, C, H, W) with S at least 2, got {tuple(trajectory.shape)}.")
@@ -146,11 +172,13 @@ def trajectory_strip(
     wanted = torch.linspace(0, len(times) - 1, min(columns, len(times)), dtype=torch.float64)
     shown = wanted.round().long().tolist()
     images = trajectory[shown].transpose(0, 1).flatten(0, 1)
-    texts = [f"{times[step]:.2f}".rstrip("0").rstrip(".") for step in shown]
-    return image_grid(images, len(shown), column_labels=texts, min_cell_size=min_cell_size)
+    return images, [f"{times[step]:.2f}".rstrip("0").rstrip(".") for step in shown]
 
 
-def _to_pil(images: Tensor) -> list[Image.Image]:
+def to_pil_images(images: Sequence[Image.Image] | Tensor) -> list[Image.Image]:
+    """Images as [`image_grid`] takes them, as a list of PIL images; raises a ValueError for other tensors."""
+    if not isinstance(images, Tensor):
+        return list(images)
     if (
         images.ndim != 4
         or images.shape[1] not in (1, 3)

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from ..checks_lzn import check_at_least
-from .figures import PALETTE, draw_figure, new_figure
+from .figures import PALETTE, new_figure
 
 
-def plot_reliability(bins: Sequence[Mapping[str, float]], *, num_bins: int = 15, title: str = "") -> Image.Image:
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def plot_reliability(bins: Sequence[Mapping[str, float]], *, num_bins: int = 15, title: str = "") -> Figure:
     """Draws a reliability diagram (Guo et al., arXiv 1706.04599): accuracy by confidence above, the number of images below.
 
     A point is at the mean confidence and the accuracy of a bin; the bar below it is as wide as the bin.
@@ -23,7 +26,7 @@ def plot_reliability(bins: Sequence[Mapping[str, float]], *, num_bins: int = 15,
         title (`str`, *optional*, defaults to `""`): heading.
 
     Returns:
-        `PIL.Image.Image`: 540 x 600 pixels, mode RGB.
+        `Figure`: 540 x 600 pixels.
 
     Raises:
         ValueError: without any bin, and if `num_bins` is below 1.
@@ -46,8 +49,10 @@ def plot_reliability(bins: Sequence[Mapping[str, float]], *, num_bins: int = 15,
     above.set_xlim(0, 1.01)
     above.set_ylim(0, 1.02)
     above.set_ylabel("accuracy")
-    above.set_title(title, fontsize=10, color="0.25")
-    above.legend(frameon=False, fontsize=8, loc="upper left")
+    figure.suptitle(title, fontsize=10, color="0.25")
+    figure.legend(
+        frameon=False, fontsize=7.5, loc="outside lower center", ncols=3, handlelength=1.8, columnspacing=1.2
+    )
     below.bar(centres, counts, width=width, color=PALETTE[3])
     below.set_yscale("log")
     below.set_ylim(0.8, 2 * max(counts))
@@ -57,7 +62,7 @@ def plot_reliability(bins: Sequence[Mapping[str, float]], *, num_bins: int = 15,
         axes.grid(alpha=0.25, axis="y")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    return draw_figure(figure)
+    return figure
 
 
 __all__ = ["plot_reliability"]

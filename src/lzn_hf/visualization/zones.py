@@ -7,19 +7,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks_lzn import check_at_least
 from ..latent_zones import trace_assignments
-from .figures import check_labels, check_rows, draw_map, new_figure, palette_colours
+from .figures import check_labels, check_rows, finish_map, load_library, new_figure, palette_colours
 
 
-CHUNK = 2048  # latents traced at once: (steps, CHUNK, labels) stays small for a thousand labels
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CHUNK = 2048  # latents traced at once, if there are few labels
+MAX_TRACED = 2**25  # probabilities held at once, (steps, latents, labels)
+MIN_LABELS = 2
 EDGE = 1.02  # half the side of the background, a little more than the disk
+SHORT_NAME, LONG_NAME = 3, 12  # letters: names that fit between disk and edge, and what is left of longer ones
+MAX_ENTRIES = 48  # labels in the legend
 NEIGHBOURS = 25  # prior samples that vote on the colour of a background pixel
 
 
@@ -35,16 +44,22 @@ class ZoneWheel:
     - The radius is the length of that sum, which is larger the earlier the flow decides, replaced by its rank among the
       prior samples of the latent's own zone.
 
+    Two labels have no plane of corners, but a line: there, a direction of the latent space that tells them not apart is the other
+    coordinate of the angle.
+
     So prior noise fills the disk evenly; a hole is a part of the prior that no latent uses.
 
     Args:
-        label_anchors (`Tensor` of shape `(C, D)`): at least three.
+        label_anchors (`Tensor` of shape `(C, D)`): at least two.
         solver, num_steps: of the flow, see [`trace_assignments`]. Those of the model show its own zones.
         num_prior_samples (`int`, *optional*, defaults to 20000): prior samples for the ranks.
         seed (`int`, *optional*, defaults to 0): draws the prior samples.
 
+    Attributes:
+        prior, prior_points, prior_zones: the prior samples `(num_prior_samples, D)`, their points in the disk, and their zones.
+
     Raises:
-        ValueError: for fewer than three label anchors, or arguments that [`trace_assignments`] refuses.
+        ValueError: for fewer than two label anchors, or arguments that [`trace_assignments`] refuses.
     """
 
     def __init__(
@@ -56,45 +71,49 @@ class ZoneWheel:
         num_prior_samples: int = 20_000,
         seed: int = 0,
     ):
-        if label_anchors.ndim != 2 or len(label_anchors) < 3:
+        if label_anchors.ndim != 2 or len(label_anchors) < MIN_LABELS:
             raise ValueError(
-                f"`label_anchors` must be (C, D) with at least 3 labels, got {tuple(label_anchors.shape)}."
+                f"`label_anchors` must be (C, D) with at least {MIN_LABELS} labels, got {tuple(label_anchors.shape)}."
             )
         check_at_least(1, num_prior_samples=num_prior_samples)
         self.label_anchors = label_anchors.detach().float().cpu()
         self.solver, self.num_steps = solver, num_steps
         num_labels, dim = self.label_anchors.shape
-        prior = torch.randn(num_prior_samples, dim, generator=torch.Generator().manual_seed(seed))
-        mean_probs, self.prior_zones = self._trace(prior)
+        self.prior = torch.randn(num_prior_samples, dim, generator=torch.Generator().manual_seed(seed))
+        self._across = _direction_across(self.label_anchors)
+        mean_probs, self.prior_zones = self._trace(self.prior)
         position = np.empty(num_labels)
         position[_chain(mean_probs.T @ mean_probs)] = np.arange(num_labels)
         angle = 2 * np.pi * position / num_labels
         self.corners = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        angles, lengths = self._polar(mean_probs)
+        angles, lengths = self._polar(mean_probs, self.prior)
         self._sorted_angles = np.sort(angles)
         self._sorted_lengths = [np.sort(lengths[self.prior_zones == zone]) for zone in range(num_labels)]
-        self.prior_points = self._place(mean_probs, self.prior_zones)
+        self.prior_points = self._place(mean_probs, self.prior_zones, self.prior)
 
     def place(self, latents: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Points in the disk `(N, 2)` and zones `(N,)`, as label ids, of latents `(N, D)`."""
-        mean_probs, zones = self._trace(latents.detach().float().cpu())
-        return self._place(mean_probs, zones), zones
+        latents = latents.detach().float().cpu()
+        mean_probs, zones = self._trace(latents)
+        return self._place(mean_probs, zones, latents), zones
 
     def _trace(self, latents: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Mean assignment probabilities over the flow `(N, C)`, and the zones at its end `(N,)`."""
         mean_probs, zones = [], []
-        for chunk in latents.split(CHUNK):
+        rows = max(1, min(CHUNK, MAX_TRACED // (self.num_steps * len(self.label_anchors))))
+        for chunk in latents.split(rows):
             _, log_probs = trace_assignments(chunk, self.label_anchors, solver=self.solver, num_steps=self.num_steps)
             mean_probs.append(log_probs.exp().mean(0))
             zones.append(log_probs[-1].argmax(-1))
         return torch.cat(mean_probs).double().numpy(), torch.cat(zones).numpy()
 
-    def _polar(self, mean_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        points = mean_probs @ self.corners
-        return np.arctan2(points[:, 1], points[:, 0]), np.hypot(points[:, 0], points[:, 1])
+    def _polar(self, mean_probs: np.ndarray, latents: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        x, y = (mean_probs @ self.corners).T
+        across = (latents @ self._across).double().numpy()
+        return np.arctan2(y + across, x), np.hypot(x, y)
 
-    def _place(self, mean_probs: np.ndarray, zones: np.ndarray) -> np.ndarray:
-        angles, lengths = self._polar(mean_probs)
+    def _place(self, mean_probs: np.ndarray, zones: np.ndarray, latents: Tensor) -> np.ndarray:
+        angles, lengths = self._polar(mean_probs, latents)
         angle = 2 * np.pi * np.searchsorted(self._sorted_angles, angles) / len(self._sorted_angles)
         radius = np.empty(len(zones))
         for zone in np.unique(zones):
@@ -115,7 +134,7 @@ def plot_zones(
     seed: int = 0,
     title: str = "Latent zones",
     what: str = "images",
-) -> Image.Image:
+) -> Figure:
     """Draws latents as dots in the colours of their labels over the label zones, on a [`ZoneWheel`].
 
     The background shows the zone of most prior samples near a place, paler where they disagree. Latents in the zone of
@@ -131,10 +150,10 @@ def plot_zones(
         what (`str`, *optional*, defaults to `"images"`): name of the samples in the caption.
 
     Returns:
-        `PIL.Image.Image`: 1200 x 1050 pixels, RGB.
+        `Figure`: 1200 x 1050 pixels.
 
     Raises:
-        ValueError: if shapes do not fit, latents are not finite, or there are fewer than three labels.
+        ValueError: if shapes do not fit, latents are not finite, or there are fewer than two labels.
     """
     check_rows("latents", latents)
     if latents.shape[1:] != label_anchors.shape[1:]:
@@ -152,9 +171,14 @@ def plot_zones(
     label_ids, colours = labels.cpu().numpy(), palette_colours(len(label_names))
     figure = new_figure(12, 10.5)
     axes = figure.add_axes((0.01, 0.1, 0.76, 0.84))
-    axes.imshow(
-        _background(wheel, colours), origin="lower", extent=(-EDGE, EDGE, -EDGE, EDGE), interpolation="bilinear"
+    # A little more than the disk, which the figure cuts out with a smooth edge.
+    background = axes.imshow(
+        zone_colours(wheel, colours, radius=EDGE),
+        origin="lower",
+        extent=(-EDGE, EDGE, -EDGE, EDGE),
+        interpolation="bilinear",
     )
+    background.set_clip_path(load_library("matplotlib.patches", "train").Circle((0, 0), 1, transform=axes.transData))
     for wrong in (False, True):  # the ringed ones on top
         rows = (zones != label_ids) == wrong
         x, y = points[rows].T
@@ -166,51 +190,82 @@ def plot_zones(
             linewidths=1.6 if wrong else 0.5,
             edgecolors="black" if wrong else "white",
         )
-    for zone, name in enumerate(label_names):
-        members = wheel.prior_points[wheel.prior_zones == zone]
-        if len(members):  # a zone with no mass has no place
-            x, y = members.mean(0) / np.hypot(*members.mean(0)) * 1.06
-            axes.text(x, y, name, ha="center", va="center", fontsize=16, fontweight="bold", color=0.75 * colours[zone])
-    axes.set(xlim=(-1.12, 1.12), ylim=(-1.12, 1.12), aspect="equal")
+    _write_names(axes, wheel, label_names, colours)
+    room = 1.18 if max(map(len, label_names)) <= SHORT_NAME else 1.4
+    axes.set(xlim=(-room, room), ylim=(-1.12, 1.12), aspect="equal")
 
     shown = np.unique(label_ids)
-    for label in shown:
+    for label in shown if len(shown) <= MAX_ENTRIES else ():
         axes.scatter([], [], color=0.85 * colours[label], s=60, label=label_names[label])
     ringed = f"in another label's\nzone ({(zones != label_ids).sum()} of {len(label_ids)})"
     axes.scatter([], [], s=60, facecolors="none", edgecolors="black", linewidths=1.6, label=ringed)
+    angle = "the zones that a latent leans to"
+    if len(label_names) == 2:
+        angle = "the zone that a latent leans to and a direction that decides nothing"
     caption = (
         f"Dots: latents of {len(label_ids):,} {what}. Background: the label zone of prior noise at that place, paler where "
-        "zones mix in this picture. Angle: the zones that a latent leans to, as a share of the prior, so a wedge is as "
-        "wide as its zone is probable. Outwards: decided earlier on the way to the label anchors (rank within its zone). "
+        f"zones mix in this picture. Angle: {angle}, as a share of the prior, so a wedge is as wide as its zone is probable. "
+        "Outwards: decided earlier on the way to the label anchors (rank within its zone). "
         "Prior noise fills the disk in all directions alike."
     )
-    return draw_map(
+    finish_map(
         figure,
         axes,
         title=title,
         caption=caption,
         caption_height=0.055,
-        num_entries=len(shown) + 1,
+        num_entries=1 + len(shown) * (len(shown) <= MAX_ENTRIES),
         entries_per_column=24,
     )
+    return figure
 
 
-def _background(wheel: ZoneWheel, colours: np.ndarray, size: int = 400) -> np.ndarray:
-    """The disk `(size, size, 3)` in [0, 1]: the majority colour of the nearest prior samples, paler for a smaller majority."""
-    from scipy.spatial import cKDTree
+def _write_names(axes: Axes, wheel: ZoneWheel, label_names: Sequence[str], colours: np.ndarray) -> None:
+    """The names of labels around the disk, the largest zones first, wherever there is room."""
+    longest = max(map(len, label_names))
+    size, apart = (16, (0.17, 0.07)) if longest <= SHORT_NAME else (13 if longest <= 10 else 10, (0.4, 0.06))
+    written = np.empty((0, 2))
+    sizes = np.bincount(wheel.prior_zones, minlength=len(label_names))
+    for zone in np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]:  # a zone with no mass has no place
+        middle = wheel.prior_points[wheel.prior_zones == zone].mean(0)
+        place = middle / np.hypot(*middle)
+        if len(written) and (np.abs(written - place) < apart).all(1).any():
+            continue
+        written = np.concatenate([written, place[None]])
+        x, y = 1.03 * place
+        left, right = place[0] > 0.3, place[0] < -0.3
+        name = label_names[zone] if len(label_names[zone]) <= LONG_NAME else f"{label_names[zone][: LONG_NAME - 1]}…"
+        style = {"fontsize": size, "fontweight": "bold", "color": 0.75 * colours[zone]}
+        vertical = "center" if left or right else "bottom" if y > 0 else "top"
+        axes.text(x, y, name, ha="left" if left else "right" if right else "center", va=vertical, **style)
 
+
+def zone_colours(wheel: ZoneWheel, colours: np.ndarray, size: int = 250, radius: float = 1.0) -> np.ndarray:
+    """The disk as RGBA `(size, size, 4)` in [0, 1], lowest row first: the majority colour of the nearest prior samples, more transparent
+    for a smaller majority, and nothing outside."""
+    cKDTree = load_library("scipy.spatial", "train").cKDTree
     axis = ((np.arange(size) + 0.5) / size * 2 - 1) * EDGE
     pixels = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    inside = np.hypot(*pixels.T) <= 1
+    inside = np.hypot(*pixels.T) <= radius
     nearest = wheel.prior_zones[
         cKDTree(wheel.prior_points).query(pixels[inside], k=min(NEIGHBOURS, len(wheel.prior_zones)))[1]
     ]
     nearest = nearest.reshape(inside.sum(), -1)
     votes = np.stack([(nearest == zone).sum(1) for zone in range(len(colours))], axis=1)
-    strength = 0.5 * votes.max(1, keepdims=True) / nearest.shape[1]
-    image = np.ones((size * size, 3))
-    image[inside] = strength * colours[votes.argmax(1)] + (1 - strength)
-    return image.reshape(size, size, 3)
+    image = np.concatenate([np.ones((size * size, 3)), np.zeros((size * size, 1))], axis=1)
+    image[inside, :3] = colours[votes.argmax(1)]
+    image[inside, 3] = 0.5 * votes.max(1) / nearest.shape[1]
+    return image.reshape(size, size, 4)
+
+
+def _direction_across(label_anchors: Tensor) -> Tensor:
+    """For two labels `(2, D)` a unit vector that is orthogonal to their difference, for more zeros `(D,)`."""
+    if len(label_anchors) > 2:
+        return torch.zeros_like(label_anchors[0])
+    between = F.normalize(label_anchors[0] - label_anchors[1], dim=0)
+    across = torch.zeros_like(between)
+    across[between.abs().argmin()] = 1
+    return F.normalize(across - (across @ between) * between, dim=0)
 
 
 def _chain(similarity: np.ndarray) -> list[int]:
@@ -222,4 +277,4 @@ def _chain(similarity: np.ndarray) -> list[int]:
     return order
 
 
-__all__ = ["ZoneWheel", "plot_zones"]
+__all__ = ["EDGE", "LONG_NAME", "MIN_LABELS", "ZoneWheel", "plot_zones", "zone_colours"]
