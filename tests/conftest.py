@@ -17,11 +17,13 @@ HF_HOME = tempfile.TemporaryDirectory(prefix="lzn_hf_tests_")
 os.environ.update(
     ACCELERATE_USE_CPU="true",
     CUDA_VISIBLE_DEVICES="",
+    GRADIO_TEMP_DIR=os.path.join(HF_HOME.name, "gradio"),
     HF_DATASETS_OFFLINE="1",
     HF_HOME=HF_HOME.name,
     HF_HUB_OFFLINE="1",
     MPLBACKEND="Agg",
     OMP_NUM_THREADS="1",
+    TORCHINDUCTOR_CACHE_DIR=os.path.join(HF_HOME.name, "inductor"),
 )
 # Each of these would send a part of the caches elsewhere than HF_HOME.
 for name in ("HF_ASSETS_CACHE", "HF_DATASETS_CACHE", "HF_EVALUATE_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE"):

@@ -215,3 +215,18 @@ def test_encoder_types_are_saved(tmp_path, fields):
 def test_wrong_types_are_refused():
     with pytest.raises(StrictDataclassError, match="image_size"):
         LZNConfig(image_size="large")
+
+
+def test_labels_that_are_set_later_agree(tmp_path):
+    """As the scripts of transformers set them, one field or both."""
+    config, names = LZNConfig(num_labels=2), {0: "cat", 1: "dog"}
+    config.id2label = {"0": "cat", "1": "dog"}  # as JSON has it
+    assert config.id2label == names and config.label2id == {"cat": 0, "dog": 1}
+    config.label2id = {"cat": 0, "dog": 1}
+    config.save_pretrained(tmp_path)
+    assert LZNConfig.from_pretrained(tmp_path).id2label == names
+    with pytest.raises(ValueError, match="a different name for each label"):
+        config.id2label = {0: "cat", 1: "cat"}
+    assert config.id2label == names
+    config.num_labels = 3
+    assert config.label2id == {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}

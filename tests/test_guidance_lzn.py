@@ -140,6 +140,12 @@ def test_a_guide_is_a_model_a_pipeline_or_a_folder(pipe, guide, tmp_path):
         torch.testing.assert_close(generate(pipe, "two", guide=one, guidance_scale=2), expected, atol=1e-6, rtol=0)
 
 
+def test_a_compiled_pipeline_guides(pipe, guide):
+    compiled = LZNPipeline(**{**guide.components, "model": torch.compile(guide.model)})
+    images = [generate(pipe, 1, seeded(), guide=one, guidance_scale=2.0) for one in (guide, compiled)]
+    assert torch.equal(*images)
+
+
 def test_chunks_trajectory_and_modes(pipe, guide):
     """A guide in training mode has no dropout during a call, and is in training mode after it."""
     options = {"guide": guide, "guidance_scale": 2, "num_images_per_label": 3}

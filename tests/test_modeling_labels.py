@@ -178,3 +178,10 @@ def test_a_pipeline_embeds_as_anchors_and_features_by_name(images):
         torch.testing.assert_close(pipe.embed({"pixel_values": images}, kind=kind), expected)
     with pytest.raises(ValueError, match="`kind` must be .*got 'pixels'"):
         pipe.embed({"pixel_values": images}, kind="pixels")
+
+
+def test_a_model_that_sees_no_images_has_nothing_to_return():
+    model, images = LZNModel(tiny_config(encoder_type=None)).eval(), torch.zeros(2, 1, 8, 8)
+    with pytest.raises(ValueError, match="this model has no image encoder"):
+        model(images)
+    assert model(images, torch.tensor([0, 1])).loss > 0

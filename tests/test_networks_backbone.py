@@ -1,6 +1,7 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
 """Tests of image models of transformers as encoders, alone and inside LZNModel."""
 
+import copy
 import sys
 
 import numpy as np
@@ -289,3 +290,16 @@ def test_one_linear_layer_takes_features_of_any_width():
     backbone = backbone_of("convnext", hidden_sizes=[32, 40])
     encoder = BackboneEncoder(backbone=backbone, image_size=16, in_channels=3, latent_dim=64, head_layers=1)
     assert encoder.feature_dim == 40 and encoder(random_images())[1].shape == (4, 64)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_hidden_states_are_those_of_the_backbone(model_type):
+    model, images = make_model(model_type).eval(), random_images(16)
+    encoder, alone = model.encoder, copy.deepcopy(model.encoder.backbone)
+    seen = seen_by_backbone(encoder, images)
+    expected = alone(pixel_values=seen, **encoder.forward_arguments, output_hidden_states=True)["hidden_states"]
+    output = model(images, output_hidden_states=True)
+    assert len(expected) > 2
+    for state, same in zip(output.hidden_states, expected, strict=True):
+        assert torch.equal(state, same)
+    assert model(images).hidden_states is None

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from diffusers import FlowMatchHeunDiscreteScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.hooks import apply_layerwise_casting
+from helpers.models import tiny_config
 from helpers.pipelines import STEPS, generate, make_pipeline, pixels, seeded
+from PIL import Image
 from torch import Tensor
 
-from lzn_hf import LZNPipeline
+from lzn_hf import LZNForImageClassification, LZNPipeline
 
 
 @pytest.fixture(scope="module")
@@ -318,3 +322,56 @@ def test_progress_bar_can_be_disabled(pipe, capfd):
     loud = LZNPipeline.from_pipe(pipe)
     generate(loud, "one")
     assert "6/6" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("solver", [None, "heun"])
+def test_inference_mode(pipe, solver):
+    """Its tensors do not say whether a callback has written to them."""
+    arguments = {"num_inference_steps": 3, "output_type": "pt", "solver": solver}
+
+    def darken(pipe, step, t, tensors):
+        if step == 0:
+            tensors["sample"].mul_(0.5)
+
+    for callback in (None, darken):
+        expected = pipe(label=1, generator=seeded(), callback_on_step_end=callback, **arguments).images
+        with torch.inference_mode():
+            images = pipe(label=1, generator=seeded(), callback_on_step_end=callback, **arguments).images
+            assert pipe.vary(images, 0.5, generator=seeded(), num_inference_steps=2).images
+        torch.testing.assert_close(images, expected, rtol=0, atol=1e-6)
+    with torch.inference_mode():
+        plain = pipe(label=1, generator=seeded(), **arguments).images
+    assert (plain - images).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"model": None}, "`model` must be an LZNModel, got NoneType"),
+        ({"model": "some/folder"}, "`model` must be an LZNModel, got str"),
+        ({"image_processor": None}, "`image_processor` must be an LZNImageProcessor, got NoneType"),
+    ],
+)
+def test_other_components_are_named(pipe, parts, message):
+    with pytest.raises(ValueError, match=message):
+        LZNPipeline(**{**pipe.components, **parts})
+    if "model" in parts:
+        with pytest.raises(ValueError, match=message):
+            LZNPipeline.from_model(parts["model"])
+
+
+def test_a_classifier_is_no_component_but_its_model_is(pipe):
+    classifier = LZNForImageClassification(tiny_config())
+    with pytest.raises(ValueError, match="`model` must be an LZNModel, got LZNForImageClassification: pass its `lzn`"):
+        LZNPipeline.from_model(classifier)
+    assert LZNPipeline.from_model(classifier.lzn).model is classifier.lzn
+
+
+def test_columns_of_a_dataset(pipe):
+    pictures = [Image.fromarray(np.full((8, 8), 30 * i, np.uint8)) for i in range(3)]
+    dataset = Dataset.from_dict({"image": pictures, "label": [3, 1, 3]})
+    dataset = dataset.cast_column("image", ImageFeature())
+    assert torch.equal(pipe.embed(dataset["image"]), pipe.embed(pictures))
+    arguments = {"generator": seeded(), "num_inference_steps": 2, "output_type": "pt"}
+    expected = pipe(label=[3, 1, 3], **{**arguments, "generator": seeded()}).images
+    assert torch.equal(pipe(label=dataset["label"], **arguments).images, expected)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    DDIMScheduler,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     PipelineQuantizationConfig,
@@ -359,3 +360,25 @@ def test_what_is_not_pushed(pipe):
             pipe.push_to_hub("me/model", **arguments)
     with pytest.raises(ValueError, match="`use_safetensors` must be True"):
         LZNPipeline.download("me/model", use_safetensors=False)
+
+
+class OtherEuler(FlowMatchEulerDiscreteScheduler):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (DDIMScheduler(), "`_class_name` must be one of"),
+        (OtherEuler(), "`_class_name` must be one of"),
+        (default_scheduler().from_config(default_scheduler().config, solver_p=default_scheduler()), "JSON"),
+    ],
+)
+def test_a_scheduler_that_could_not_be_loaded_is_not_saved(pipe, scheduler, message, tmp_path):
+    other = LZNPipeline(**pipe.components)
+    other.scheduler = scheduler
+    with pytest.raises(ValueError, match=message):
+        other.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match=message):
+        other.push_to_hub("someone/new")

@@ -227,3 +227,9 @@ def test_a_guide_with_latents_of_its_own_needs_labels(pipe):
     guide = make_pipeline(names=[], **TEXTS).model
     with pytest.raises(ValueError, match="`guide` has latents of its own"):
         pipe(prompt="a bag", guide=guide, guidance_scale=2)
+
+
+def test_batch_sizes_of_numpy(pipe):
+    size, image = np.int64(4), Image.fromarray(np.full((8, 8), 90, np.uint8))
+    assert pipe.caption(image, CAPTIONS[:3], batch_size=size) == pipe.caption(image, CAPTIONS[:3])
+    assert len(pipe(prompt="a small boot", batch_size=size, num_inference_steps=1).images) == 1

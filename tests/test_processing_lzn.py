@@ -13,6 +13,7 @@ import torch
 from helpers.pipelines import make_pipeline
 from helpers.texts import TEXTS, WORDS, make_text_pipeline, make_tokenizer
 from PIL import Image
+from tokenizers import Tokenizer
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
 from lzn_hf import LZNConfig, LZNImageProcessor, LZNProcessor
@@ -149,3 +150,13 @@ def test_a_tokenizer_of_another_model_is_named(tokenizer, config, message):
     check_tokenizer(make_tokenizer(), CONFIG)
     with pytest.raises(ValueError, match=re.escape(message)):
         check_tokenizer(tokenizer, config)
+
+
+def test_the_padding_of_a_call_is_not_saved(processor, tmp_path):
+    processor.tokenizer(["a boot"], padding="max_length", truncation=True, max_length=7)
+    processor.save_pretrained(tmp_path)
+    assert len(Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("a boot").ids) == 2
+    opened = LZNProcessor.from_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert opened(text=["a small boot", "bag"], padding=True, return_tensors="pt")["input_ids"].shape == (2, 3)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
 import subprocess
@@ -80,9 +81,12 @@ def test_waits_for_the_tables_of_diffusers_once(monkeypatch):
         register_with_diffusers()
         finder, *others = sys.meta_path
         assert others == before and finder.find_spec("diffusers.pipelines.pipeline_utils", None) is None
-        spec = finder.find_spec(DIFFUSERS_TABLES, None)
-        assert sys.meta_path == before
-        plain = PathFinder.find_spec(DIFFUSERS_TABLES, sys.modules["diffusers.pipelines"].__path__)
+        path = sys.modules["diffusers.pipelines"].__path__
+        spec, plain = finder.find_spec(DIFFUSERS_TABLES, path), PathFinder.find_spec(DIFFUSERS_TABLES, path)
+        assert sys.meta_path == [finder, *before]  # whoever looks for the module has not imported it
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert sys.meta_path == before and "lzn_hf" in module.LOADABLE_CLASSES
         assert spec.loader.get_source(DIFFUSERS_TABLES) == plain.loader.get_source(DIFFUSERS_TABLES)
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
@@ -87,4 +89,15 @@ register_checkpoint_conversion_mapping(
 )
 
 
-__all__ = ["LabelAnchors", "ReferenceAnchors"]
+def rename_anchors(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Gives the anchors of a file the names that the modules have, in `load_state_dict`.
+
+    `from_pretrained` renames them itself. The `Trainer`, which resumes and returns to its best checkpoint, accelerate and safetensors
+    pass what they read on as it is.
+    """
+    for name in ANCHOR_NAMES:
+        if prefix + name in state_dict:
+            state_dict[f"{prefix}{name}.weight"] = state_dict.pop(prefix + name)
+
+
+__all__ = ["LabelAnchors", "ReferenceAnchors", "rename_anchors"]

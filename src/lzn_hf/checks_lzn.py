@@ -233,7 +233,8 @@ def labels_to_ids(label: str | int | Sequence[str | int], label2id: dict[str, in
         raise ValueError(
             f"`label` must be None, as the model has no labels (config.num_labels is 0), got {shown(label)}."
         )
-    labels: list[object] = list(label) if isinstance(label, (list, tuple)) else [label]
+    # A column of a dataset is a sequence, too.
+    labels: list[object] = list(label) if isinstance(label, Sequence) and not isinstance(label, str) else [label]
     if not labels:
         raise ValueError("`label` must be at least one label, got an empty list.")
     return torch.tensor([_label_to_id(one, label2id) for one in labels])

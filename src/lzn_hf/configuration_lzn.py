@@ -12,7 +12,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .files_lzn import check_config_fields, naming, read_object
-from .labels_lzn import label_names_by_id
+from .labels_lzn import LabelNames, label_names_by_id
 from .latent_zones import REDUCTIONS, SOLVERS
 from .networks_types import make_type_config
 from .sizes_lzn import check_totals
@@ -54,7 +54,7 @@ MAX_LENGTH = 100  # of a list of numbers
 
 
 @strict
-class LZNConfig(PreTrainedConfig):
+class LZNConfig(LabelNames, PreTrainedConfig):
     r"""
     Configuration of a [`LZNModel`]. The defaults are the published CIFAR-10 model, without labels.
 
@@ -209,7 +209,6 @@ class LZNConfig(PreTrainedConfig):
         if self.text_config is not None:
             self.text_config = make_type_config("text_config", self.text_config)
         super().__post_init__(**kwargs)
-        self.label2id = {name: id for id, name in self.id2label.items()}
         # Lists as JSON has them, so that a saved and reloaded configuration is equal to the first one.
         for name, value in list(vars(self).items()):
             if isinstance(value, tuple):

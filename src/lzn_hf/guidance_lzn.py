@@ -125,6 +125,7 @@ def resolve_guidance(
     if isinstance(guide, (str, os.PathLike)):
         guide = LZNModel.from_pretrained(guide, dtype=model.dtype).to(device)
     guide = guide.model if isinstance(guide, FlatFolderPipeline) else guide
+    guide = getattr(guide, "_orig_mod", guide)  # of torch.compile, which compiles `forward`
     if not isinstance(guide, LZNModel):
         raise ValueError(
             f"`guide` must be an LZNModel, an LZNPipeline, or the folder or repository of one, got {type(guide).__name__}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -174,8 +175,9 @@ class LZNImageProcessor(PilBackend):
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> Any:
         if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
             images = list(images)
-        if not isinstance(images, (list, tuple)):
+        if not isinstance(images, Sequence) or isinstance(images, (str, bytes)):
             return [images]
+        images = list(images)  # also of a column of a dataset
         if len(images) == 0:
             raise ValueError("`images` must hold at least one image, got an empty list.")
         if nested := [image for image in images if isinstance(image, (list, tuple))]:
@@ -186,7 +188,7 @@ class LZNImageProcessor(PilBackend):
         batches = [image for image in images if getattr(image, "ndim", 3) == 4]
         if batches and len(batches) == len(images):
             return [image for batch in batches for image in batch]
-        return list(images)
+        return images
 
     def process_image(
         self,

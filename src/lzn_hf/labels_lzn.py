@@ -1,9 +1,23 @@
 # Copyright 2026 The lzn_hf authors. Apache-2.0.
-"""The names of labels by id, from the fields of a configuration that say so."""
+"""The names of labels by id, from the fields of a configuration that say so, and the fields that follow from them."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from .checks_lzn import check_at_least, normal_name
+
+
+class LabelNames:
+    """A configuration whose `label2id` follows its `id2label`, whenever that is set."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if (
+            name == "id2label" and "label2id" in vars(self) and value is not None
+        ):  # not before both fields have been given
+            value = label_names_by_id(value, None, None)
+            super().__setattr__("label2id", {label: i for i, label in value.items()})
+        super().__setattr__(name, value)
 
 
 def label_names_by_id(id2label: dict | None, label2id: dict | None, num_labels: int | None) -> dict[int, str]:
@@ -48,4 +62,4 @@ def _names_by_id(field: str, pairs: list[tuple[int | str, str]]) -> dict[int, st
     return names
 
 
-__all__ = ["label_names_by_id"]
+__all__ = ["LabelNames", "label_names_by_id"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -31,9 +32,10 @@ class LZNForImageClassification(LZNPreTrainedModel):
     """
 
     def __init__(self, config: LZNConfig):
-        super().__init__(config)
         if config.num_labels and config.encoder_type is not None and not config.num_reference_anchors:
+            config = copy.deepcopy(config)  # the caller's may be that of another model, too
             config.num_reference_anchors = NUM_REFERENCE_ANCHORS
+        super().__init__(config)
         self.lzn = LZNModel(config)
         self.post_init()
         self.train()

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .anchors_lzn import LabelAnchors, ReferenceAnchors
+from .anchors_lzn import LabelAnchors, ReferenceAnchors, rename_anchors
 from .checks_lzn import check_choice, check_tensor
 from .configuration_lzn import LZNConfig
 from .generation_lzn import ImageGeneration
@@ -21,6 +21,7 @@ from .layers_ncsnpp import ResidualBlock
 from .loading_lzn import WholeWeights
 from .losses_lzn import LZNOutput, joint_losses, reconstruction_loss, view_losses
 from .model_checks_lzn import check_draws, check_images, check_labels, check_views
+from .networks_backbone import BackboneEncoder, HiddenState
 from .networks_lzn import build_decoder, build_encoder, build_type_encoders, evaluation_mode
 from .networks_ncsnpp import NCSNPP_LAYERS
 from .networks_resnet import RESNET_LAYERS, Bottleneck
@@ -43,9 +44,12 @@ class LZNPreTrainedModel(WholeWeights, ReadableWeights, PreTrainedModel):
     supports_gradient_checkpointing = True
     # Blocks are run as one piece: they add what they get to what they make of it.
     _no_split_modules = ["ResidualBlock", "Bottleneck"]
-    # The feature maps after each block of the image encoder. Backbones of transformers record their own.
+    # The feature maps after each block of the image encoder, or what a backbone of transformers calls its hidden states.
     _can_record_outputs = {
-        "hidden_states": [OutputRecorder(block, layer_name="encoder") for block in (ResidualBlock, Bottleneck)]
+        "hidden_states": [
+            *(OutputRecorder(block, layer_name="encoder") for block in (ResidualBlock, Bottleneck)),
+            OutputRecorder(HiddenState, layer_name="encoder", capture_initial_hidden_state=False),
+        ]
     }
 
     @torch.no_grad()
@@ -77,6 +81,7 @@ class LZNModel(DataTypes, ImageGeneration, LZNPreTrainedModel):
         self.type_encoders = build_type_encoders(config)
         counts = (config.num_type_reference_anchors or {}).items()
         self.reference_samples = nn.ModuleDict({k: ReferenceAnchors(n, latent_dim) for k, n in counts})
+        self.register_load_state_dict_pre_hook(rename_anchors)
         self.post_init()
 
     @capture_outputs(tie_last_hidden_states=False)
@@ -133,7 +138,7 @@ class LZNModel(DataTypes, ImageGeneration, LZNPreTrainedModel):
 
         Raises:
             ValueError: for images or labels of a wrong shape or range, labels or latents beside second views, a batch of one image in
-                the whole pool, and for a loss of a model that has neither decoder nor labels.
+                the whole pool, for a loss of a model that has neither decoder nor labels, and without a loss for a model without encoder.
         """
         self._check_images(pixel_values)
         if second_views is not None:
@@ -141,6 +146,8 @@ class LZNModel(DataTypes, ImageGeneration, LZNPreTrainedModel):
             self._check_images(second_views, "second_views")
         draws = {"latents": latents, "noise": noise, "sample_noise": sample_noise, "timesteps": timesteps}
         check_draws(pixel_values, self.config.latent_dim, finite=not self.training, **draws)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         losses: dict[str, Any] = {}
         features = anchors = hidden = reconstruct = None
         given = all_inputs(data_types, input_ids, attention_mask, fits=latents is None and second_views is None)
@@ -168,15 +175,18 @@ class LZNModel(DataTypes, ImageGeneration, LZNPreTrainedModel):
             loss = reconstruct(latents, decoder_anchors=decoder_anchors)
             losses = {"loss": loss, "reconstruction_loss": loss}
         elif second_views is not None:
-            features, anchors, hidden = self._encode(torch.cat([pixel_values, second_views]), check=False)
+            views = torch.cat([pixel_values, second_views])
+            features, anchors, hidden = self._encode(views, check=False, hidden_states=output_hidden_states)
             features, (anchors, targets), hidden = features.chunk(2)[0], anchors.chunk(2), hidden.chunk(2)[0]
             losses = view_losses(self.config, anchors, targets, noise, generator, pool_group)
         else:
-            if self.encoder is not None:
-                features, anchors, hidden = self._encode(pixel_values, check=False)
+            if return_loss is None:
+                return_loss = labels is not None or bool(given)
+            if self.encoder is not None or not return_loss:  # without encoder and loss, there is nothing to compute
+                features, anchors, hidden = self._encode(pixel_values, check=False, hidden_states=output_hidden_states)
             types = self.encode_types(given, pixel_values.shape[0])
             losses = {"type_anchors": {name: one[0] for name, one in types.items()}} if types else {}
-            if labels is not None or bool(given) if return_loss is None else return_loss:
+            if return_loss:
                 if self.config.num_labels:
                     check_labels(labels, pixel_values.shape[0], self.config.num_labels)
                 losses |= joint_losses(self, anchors, labels, reconstruct, noise, generator, pool_group, types)
@@ -321,8 +331,33 @@ class LZNModel(DataTypes, ImageGeneration, LZNPreTrainedModel):
         self.reference_anchors.weight = anchors.detach().to(self.device, torch.float32, copy=True)
         self.config.num_reference_anchors = anchors.shape[0]
 
-    def _encode(self, pixel_values: Tensor, *, check: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """Checks images and encodes them: features `(B, F)`, anchors `(B, D)` and the last feature map."""
+    def settle_config(self) -> None:
+        """Makes the configuration say what this model holds, before both are saved: other models may have been built from the same object.
+
+        Raises:
+            ValueError: if the configuration was given another number of labels than the model has.
+        """
+        references, samples = self.reference_anchors, self.reference_samples
+        self.config.num_reference_anchors = 0 if references is None else len(references.weight)
+        self.config.num_type_reference_anchors = {
+            name: cast(Tensor, one.weight).shape[0] for name, one in samples.items()
+        } or None
+        counts = [len(self.label_anchors.weight)] if self.label_anchors is not None else []
+        counts += [self.decoder.num_labels] if self.decoder is not None else []
+        for count in counts:
+            if count not in (0, self.config.num_labels):  # sharded weights may have no rows here
+                raise ValueError(
+                    f"`config.num_labels` must stay {count}, the labels that this model was built with, got {self.config.num_labels}: "
+                    "load it with `num_labels` or `id2label` and `ignore_mismatched_sizes=True` to give it others."
+                )
+
+    def _encode(
+        self, pixel_values: Tensor, *, check: bool = True, hidden_states: Any = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Checks images and encodes them: features `(B, F)`, anchors `(B, D)` and the last feature map.
+
+        `hidden_states`: whether the maps between are wanted, which only a backbone of transformers needs to know.
+        """
         if self.encoder is None:
             raise ValueError(
                 "this model has no image encoder (config.encoder_type is None): it generates, but its images have neither embeddings "
@@ -330,6 +365,8 @@ class LZNModel(DataTypes, ImageGeneration, LZNPreTrainedModel):
             )
         if check:
             self._check_images(pixel_values)
+        if hidden_states and isinstance(self.encoder, BackboneEncoder):
+            return self.encoder(pixel_values, output_hidden_states=True)
         return self.encoder(pixel_values)
 
     def _check_images(self, images: Tensor, name: str = "pixel_values", *, look: bool = True) -> None:

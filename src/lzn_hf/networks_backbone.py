@@ -118,6 +118,10 @@ def _dry_run(config: PreTrainedConfig, channels: int, height: int, width: int) -
     return features.shape[1], {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}
 
 
+class HiddenState(nn.Identity):
+    """Is shown each hidden state of a backbone, so that the hooks by which transformers records outputs see it."""
+
+
 class BackboneEncoder(nn.Module):
     """Image encoder: an image model of transformers, and a projection head from its pooled features to the anchor.
 
@@ -206,6 +210,7 @@ class BackboneEncoder(nn.Module):
                 "must say `freeze_batch_norm`: true (for published weights, whose statistics it then keeps) or false, got "
                 f"{self.freeze_batch_norm!r}. Models of another norm, as ConvNeXt, ViT and DINOv2, need not."
             )
+        self.hidden_state = HiddenState()
         self.head = ProjectionHead(self.feature_dim, latent_dim, head_layers)
         self.train()
 
@@ -219,7 +224,9 @@ class BackboneEncoder(nn.Module):
                 module.eval()
         return self
 
-    def _features(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _features(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         weight: Any = self.head["linear0"].weight
         if weight.dtype.itemsize > 1:  # 8 bits are what hooks store weights in; they compute in another dtype
             pixel_values = pixel_values.to(weight.dtype)
@@ -232,23 +239,30 @@ class BackboneEncoder(nn.Module):
             channel * (0.5 / std) + (0.5 - mean) / std
             for channel, mean, std in zip(channels, self.image_mean, self.image_std, strict=True)
         ]
-        output = self.backbone(pixel_values=torch.cat(normalised, dim=1), **self.forward_arguments)
+        arguments = self.forward_arguments | ({"output_hidden_states": True} if output_hidden_states else {})
+        output = self.backbone(pixel_values=torch.cat(normalised, dim=1), **arguments)
+        if output_hidden_states:
+            for hidden_state in output["hidden_states"]:
+                self.hidden_state(hidden_state)
         return _pool(output, self.has_cls_token), output["last_hidden_state"]
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Encodes images, each by itself.
 
         Args:
             pixel_values (`Tensor` of shape `(B, in_channels, H, W)`): images in [-1, 1].
+            output_hidden_states (`bool`, *optional*, defaults to `False`): whether to show those of the backbone to [`HiddenState`].
 
         Returns:
             `tuple(Tensor, Tensor, Tensor)`: features `(B, feature_dim)`, anchors `(B, latent_dim)` in float32 at least, and the
             `last_hidden_state` of the backbone.
         """
         if self.gradient_checkpointing and self.training and not self.backbone.supports_gradient_checkpointing:
-            features, hidden = checkpoint(self._features, pixel_values, use_reentrant=False)
+            features, hidden = checkpoint(self._features, pixel_values, output_hidden_states, use_reentrant=False)
         else:
-            features, hidden = self._features(pixel_values)
+            features, hidden = self._features(pixel_values, output_hidden_states)
         anchors = self.head(features)
         return features, anchors.to(torch.promote_types(anchors.dtype, torch.float32)), hidden
 
@@ -367,4 +381,4 @@ def load_backbone_weights(encoder: BackboneEncoder, name_or_path: str) -> bool:
     return True
 
 
-__all__ = ["BackboneEncoder", "backbone_arguments", "load_backbone_weights"]
+__all__ = ["BackboneEncoder", "HiddenState", "backbone_arguments", "load_backbone_weights"]

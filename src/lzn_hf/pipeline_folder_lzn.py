@@ -141,8 +141,8 @@ class FlatFolderPipeline(DiffusionPipeline):
             `CommitInfo`, *optional*: the commit, if the folder was uploaded.
 
         Raises:
-            ValueError: if `save_directory` is a file, for another format or an unusable `variant`, for other keyword arguments, and
-                for a model with adapters that are not merged.
+            ValueError: if `save_directory` is a file, for another format or an unusable `variant`, for other keyword arguments, for a
+                model with adapters that are not merged, and for a scheduler that could not be loaded again.
         """
         if unknown := sorted(set(kwargs) - set(UPLOAD_ARGUMENTS)):  # a mistyped `private` must not publish
             raise ValueError(f"`kwargs` may hold {', '.join(UPLOAD_ARGUMENTS)}, got {', '.join(unknown)}.")
@@ -150,7 +150,7 @@ class FlatFolderPipeline(DiffusionPipeline):
             raise ValueError(f"`save_directory` must be a folder, got the file {os.fspath(save_directory)!r}.")
         _check_format(safe_serialization=safe_serialization, use_flashpack=use_flashpack)
         _check_variant(variant)
-        _check_no_adapters(self.model)
+        self._check_saved()
         repo_id, token = kwargs.get("repo_id"), kwargs.get("token")
         hub_id = None
         if push_to_hub:
@@ -197,17 +197,24 @@ class FlatFolderPipeline(DiffusionPipeline):
             `CommitInfo`: the commit.
 
         Raises:
-            ValueError: for another format, an unusable `variant`, and a model with adapters that are not merged.
+            ValueError: for another format, an unusable `variant`, a model with adapters that are not merged, and a scheduler that could not
+                be loaded again.
         """
         _check_format(safe_serialization=safe_serialization)
         _check_variant(variant)
-        _check_no_adapters(self.model)
+        self._check_saved()
         hub_id = create_repo(repo_id, exist_ok=True, private=private, token=token).repo_id
         with tempfile.TemporaryDirectory() as folder:
             self._save_components(folder, variant)
             if not subfolder and not file_exists(hub_id, "README.md", token=token):
                 self._model_card(hub_id, variant).save(os.path.join(folder, "README.md"))
             return self._upload_folder(folder, hub_id, token, commit_message, create_pr, subfolder)
+
+    def _check_saved(self) -> None:
+        """Raises a `ValueError` for what could not be loaded again."""
+        _check_no_adapters(self.model)
+        self.model.settle_config()
+        _check_scheduler(self.scheduler)
 
     def _save_components(
         self, folder: str | os.PathLike, variant: str | None, max_shard_size: int | str | None = None
@@ -265,6 +272,15 @@ def _check_variant(variant: str | None) -> None:
     """Raises a `ValueError` unless `variant` fits into the name of a file that both libraries recognise."""
     if variant is not None and not (isinstance(variant, str) and re.fullmatch(r"[\w-]+", variant)):
         raise ValueError(f"`variant` must be of letters, digits, '_' and '-', such as 'fp16', got {variant!r}.")
+
+
+def _check_scheduler(scheduler: FlowScheduler) -> None:
+    """Raises a `ValueError` for a scheduler that could not be loaded again."""
+    try:
+        fields = json.loads(scheduler.to_json_string())
+    except TypeError as error:
+        raise ValueError(f"the settings of `scheduler` must be those that JSON has: {error}.") from error
+    check_scheduler_fields(fields)
 
 
 def _check_no_adapters(model: LZNModel) -> None:

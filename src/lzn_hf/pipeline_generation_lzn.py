@@ -71,6 +71,9 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
         tokenizer: PreTrainedTokenizerBase | None = None,
     ):
         super().__init__()
+        check_model(model)
+        if not isinstance(image_processor, LZNImageProcessor):
+            raise ValueError(f"`image_processor` must be an LZNImageProcessor, got {type(image_processor).__name__}.")
         if model.decoder is None:
             raise ValueError(
                 "`model` must have a decoder, as a pipeline generates images, got one without: use it by itself, as loaded by "
@@ -281,7 +284,9 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
 
     def _text_anchors(self, texts: Mapping[str, Tensor], batch_size: int) -> Tensor:
         """Encodes tokens `(N, L)` as anchors `(N, D)`."""
-        chunks = zip(*(tokens.to(self._execution_device).split(batch_size) for tokens in texts.values()), strict=True)
+        chunks = zip(
+            *(tokens.to(self._execution_device).split(int(batch_size)) for tokens in texts.values()), strict=True
+        )
         return torch.cat([self.model.get_text_anchors(*chunk) for chunk in chunks])
 
     def _chunks(
@@ -320,4 +325,11 @@ class GenerationPipeline(InterruptibleCalls, FlatFolderPipeline):
         return times, images.reshape(*samples.shape[:2], *images.shape[1:])
 
 
-__all__ = ["GenerationPipeline", "Images", "LZNPipelineOutput"]
+def check_model(model: object) -> None:
+    """Raises a `ValueError` unless a model has the parts of an [`LZNModel`], as one that is compiled or adapted has."""
+    if not all(hasattr(model, name) for name in ("config", "decoder", "label_anchors")):
+        remedy = ": pass its `lzn`" if isinstance(getattr(model, "lzn", None), LZNModel) else ""
+        raise ValueError(f"`model` must be an LZNModel, got {type(model).__name__}{remedy}.")
+
+
+__all__ = ["GenerationPipeline", "Images", "LZNPipelineOutput", "check_model"]

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from .checks_lzn import Generators, check_at_least, check_choice, check_result, is_among, shown
 from .image_processing_lzn import LZNImageProcessor, check_output_type
 from .modeling_lzn import EMBEDDING_KINDS, LZNModel
-from .pipeline_generation_lzn import Images, LZNPipelineOutput
+from .pipeline_generation_lzn import Images, LZNPipelineOutput, check_model
 from .pipeline_inversion_lzn import LZNInversion
 from .pipeline_text_lzn import TextPipeline
 from .sampling_lzn import default_scheduler, mix_noise, slerp
@@ -73,7 +73,11 @@ class LZNPipeline(TextPipeline):
 
         Returns:
             [`LZNPipeline`]: the pipeline.
+
+        Raises:
+            ValueError: for what is no [`LZNModel`], and for one without a decoder.
         """
+        check_model(model)
         size, half = model.config.image_size, [0.5] * model.config.num_channels
         image_processor = LZNImageProcessor(size={"height": size, "width": size}, image_mean=half, image_std=half)
         return cls(model=model, scheduler=default_scheduler(), image_processor=image_processor, tokenizer=tokenizer)

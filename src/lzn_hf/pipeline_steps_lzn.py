@@ -104,7 +104,9 @@ class ChunkSteps:
             Interrupted: if the call is to stop.
             ValueError: if the callback returns something else than tensors to go on with.
         """
-        version, changed = sample._version, sample
+        # Tensors of `torch.inference_mode()` do not count what is written to them.
+        is_counted, changed = not sample.is_inference(), sample
+        before: Any = sample._version if is_counted else None if self.callback is None else sample.clone()
         if self.callback is not None and self.times:
             changed = self._call_back(self.callback, t, sample)
         self.times.append(t)
@@ -113,7 +115,10 @@ class ChunkSteps:
             self.samples.append(changed.cpu())
         if self.pipe.interrupt:
             raise Interrupted
-        return changed if changed is not sample or changed._version != version else None
+        if changed is sample:
+            was_written = sample._version != before if is_counted else before is not None and not sample.equal(before)
+            return sample if was_written else None
+        return changed
 
     def _call_back(self, callback: StepCallback, t: float, sample: Tensor) -> Tensor:
         tensors = {"sample": sample, "latents": self.conditions["latents"]}

@@ -82,7 +82,7 @@ class TextPipeline(InversionPipeline):
 
     def _image_anchors(self, pixel_values: Tensor, batch_size: int) -> Tensor:
         """Encodes images `(B, C, H, W)` as anchors `(B, D)`."""
-        return torch.cat([self.model.get_image_anchors(chunk) for chunk in pixel_values.split(batch_size)])
+        return torch.cat([self.model.get_image_anchors(chunk) for chunk in pixel_values.split(int(batch_size))])
 
 
 __all__ = ["TextPipeline"]

@@ -84,6 +84,10 @@ class LZNProcessor(ProcessorMixin):
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
     ) -> list[str]:
         """Saves both parts flat in one folder; see `ProcessorMixin.save_pretrained` for the arguments."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:  # it would be saved with the padding of the last call
+            backend.no_padding()
+            backend.no_truncation()
         files = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         return files + self.image_processor.save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 

@@ -57,21 +57,26 @@ def register_with_diffusers() -> None:
 
 
 class _TablesFinder(MetaPathFinder):
-    """Adds the classes of this package to the tables of diffusers when these are imported, and is gone then."""
+    """Adds the classes of this package to the tables of diffusers when these are imported, and is gone then.
+
+    Looking for the module alone, as `importlib.util.find_spec` does, changes nothing.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname != DIFFUSERS_TABLES:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, others), None)
         if spec is None or spec.loader is None:
             return spec
         exec_module = spec.loader.exec_module
 
         def exec_module_and_add(module: ModuleType) -> None:
             exec_module(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
             _add_classes(module)
 
         vars(spec.loader)["exec_module"] = exec_module_and_add

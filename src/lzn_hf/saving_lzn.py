@@ -20,6 +20,7 @@ class ReadableWeights:
         self, save_directory: str | os.PathLike, is_main_process: bool = True, *args, **kwargs
     ) -> None:
         """Saves config and weights, see `PreTrainedModel.save_pretrained`, with a checksum in each file of weights."""
+        self.base_model.settle_config()  # type: ignore[attr-defined]  # of the class beside it
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)  # type: ignore[misc]  # of the class beside it
         if is_main_process:
             for weights in sorted(Path(save_directory).glob("model*.safetensors")):

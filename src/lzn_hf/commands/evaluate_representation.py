@@ -125,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
             written.append("README.md")
         print(f"{args.model_name_or_path} on {data.name}, {results['test_images']:,} test images\n")
         print(f"{results_table(results)}\n\nWrote {', '.join(str(output_dir / name) for name in written)}")
+    state.destroy_process_group()
     return results
 
 
