@@ -7,6 +7,7 @@ import csv
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -144,6 +145,26 @@ def test_mistakes_are_one_line(saved, images, tmp_path, capsys, words, code, mes
     printed = capsys.readouterr()
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1 and message in printed.err
     assert printed.out == "" and not (tmp_path / "labels.png").exists()
+
+
+@pytest.mark.parametrize("command", ["classify", "embed"])
+def test_images_that_cannot_be_read_cost_no_results(saved, images, capsys, command):
+    """Batches of two: a broken one beside a good one, and two broken ones."""
+    good = sorted(path.name for path in Path("photos").iterdir())
+    assert lzn(command, saved, "photos", "--out", "good.jsonl") == 0
+    for name in ("00.png", "zy.png", "zz.png"):
+        Path("photos", name).write_bytes(b"no image")
+    capsys.readouterr()
+    assert lzn(command, saved, "photos", "--out", "all.jsonl", "--batch", "2") == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: 3 of {len(good) + 3} images are left out: image 'photos/00.png' cannot be")
+    assert printed.err.count("\n") == 1 and "zy.png" in printed.err and "zz.png" in printed.err
+    assert f"{len(good)} " in printed.out
+    rows = [[json.loads(line) for line in Path(name).read_text().splitlines()] for name in ("good.jsonl", "all.jsonl")]
+    for one, other in zip(*rows, strict=True):
+        assert one["file"] == other["file"]
+        for key in set(one) - {"file"}:
+            assert other[key] == (one[key] if key in ("label", "rank") else pytest.approx(one[key], abs=1e-5))
 
 
 @pytest.mark.parametrize("model", ["nowhere", "no/where", "photos", "a/b/c"])

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.folders import IMAGE_SUFFIXES, ImageFile, list_tree
+from ..image_processing_lzn import LZNImageProcessor
 from ..images_lzn import ImageError, open_image
 from ..training.mistakes import UsageError
 from ..visualization.grids import image_grid
@@ -73,13 +75,47 @@ def image_source(file: ImageFile) -> str | Image.Image:
         raise ValueError(f"image {str(file)!r} {error}.") from error
 
 
-def batches_of(files: Sequence[ImageFile], batch_size: int, what: str) -> Iterator[list[str | Image.Image]]:
-    """Yields the images of files in batches, beside a progress bar that counts images (on a terminal only)."""
-    with tqdm(total=len(files), desc=what, unit="image", disable=None, leave=False) as progress:
-        for start in range(0, len(files), batch_size):
-            batch = [image_source(file) for file in files[start : start + batch_size]]
-            yield batch
-            progress.update(len(batch))
+class PixelBatches:
+    """The pixel values of images in batches, beside a progress bar that counts images (on a terminal only).
+
+    An image that cannot be read is left out: one damaged photo of thousands must not cost the results of the others. [`check_all_read`]
+    names it when these are written.
+
+    Args:
+        files (`Sequence[ImageFile]`): the images.
+        processor ([`LZNImageProcessor`]): images to pixel values.
+        batch_size (`int`): images of a batch.
+        what (`str`): what the progress bar says.
+    """
+
+    def __init__(self, files: Sequence[ImageFile], processor: LZNImageProcessor, batch_size: int, what: str) -> None:
+        self.files, self.processor, self.batch_size, self.what = files, processor, batch_size, what
+        self.read: list[ImageFile] = []
+        self.errors: list[str] = []
+
+    def __iter__(self) -> Iterator[Tensor]:
+        with tqdm(total=len(self.files), desc=self.what, unit="image", disable=None, leave=False) as progress:
+            for start in range(0, len(self.files), self.batch_size):
+                batch = []
+                for file in self.files[start : start + self.batch_size]:
+                    try:
+                        source: Any = image_source(file)
+                        batch.append(self.processor(source, return_tensors="pt").pixel_values)
+                        self.read.append(file)
+                    except ValueError as error:
+                        self.errors.append(str(error).removeprefix("`images`: "))
+                if batch:
+                    yield torch.cat(batch)
+                progress.update(min(self.batch_size, len(self.files) - start))
+        if not self.read:
+            self.check_all_read()
+
+    def check_all_read(self) -> None:
+        """Raises a `ValueError` that names the images that could not be read."""
+        if self.errors:
+            total, count = len(self.files), len(self.errors)
+            left_out = f"{count:,} of {total:,} images {'is' if count == 1 else 'are'} left out: " if total > 1 else ""
+            raise ValueError(left_out + " ".join(self.errors[:5]) + (" ..." if count > 5 else ""))
 
 
 def check_out(out: str, kinds: Sequence[str]) -> Path:
@@ -193,7 +229,7 @@ __all__ = [
     "PICTURES",
     "TABLES",
     "TENSORS",
-    "batches_of",
+    "PixelBatches",
     "check_out",
     "find_images",
     "image_source",

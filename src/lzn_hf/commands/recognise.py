@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from .. import LZNModel
 from ..card_lzn import label_names
 from ..checks_lzn import check_at_least, check_result
 from ..modeling_lzn import evaluation_mode
-from .files import TABLES, TENSORS, batches_of, check_out, find_images, write_table, write_tensors
+from .files import TABLES, TENSORS, PixelBatches, check_out, find_images, write_table, write_tensors
 from .models import open_encoder, open_pipeline
 
 
@@ -41,16 +40,17 @@ def classify(
         device (`str`, *optional*, defaults to `"auto"`): see [`find_device`].
 
     Raises:
-        ValueError: as [`LZNPipeline.classify`], and for words that name no images.
+        ValueError: as [`LZNPipeline.classify`], for words that name no images, and, when the others are written, for images that cannot
+            be read.
     """
     check_at_least(1, top=top, batch_size=batch_size)
     path = None if out is None else check_out(out, TABLES + TENSORS)
     files = find_images(images)
     if texts:
         names, pipe = list(dict.fromkeys(texts)), open_pipeline(model, device, "classifying")
-        found = []
-        for batch in batches_of(files, batch_size, "classifying"):
-            found += pipe.caption(batch, names, top_k=len(names), batch_size=batch_size)
+        found, batches = [], PixelBatches(files, pipe.image_processor, batch_size, "classifying")
+        for batch in batches:
+            found += pipe.caption({"pixel_values": batch}, names, top_k=len(names), batch_size=batch_size)
         order = [[names.index(entry["text"]) for entry in row] for row in found]
         sorted_scores = torch.tensor([[entry["score"] for entry in row] for row in found])
         scores = torch.zeros_like(sorted_scores).scatter(1, torch.tensor(order), sorted_scores)
@@ -59,8 +59,9 @@ def classify(
         names = label_names(encoder.config)
         if not names:
             raise ValueError(f"the model {model!r} has no labels, so it cannot classify: it can embed (`lzn embed`).")
-        log_probs = _run(encoder, processor, encoder.classify_images, batches_of(files, batch_size, "classifying"))
-        scores = check_result("scores", log_probs.exp())
+        batches = PixelBatches(files, processor, batch_size, "classifying")
+        scores = check_result("scores", _run(encoder, encoder.classify_images, batches).exp())
+    files = batches.read
     if path is not None and path.suffix.lower() in TENSORS:
         write_tensors(path, {"scores": scores}, files=[str(file) for file in files], labels=names)
     else:
@@ -77,6 +78,7 @@ def classify(
             write_table(path, table)
     if path is not None:
         print(f"{len(files):,} images classified: {path}")
+    batches.check_all_read()
 
 
 def embed(
@@ -99,15 +101,17 @@ def embed(
         device (`str`, *optional*, defaults to `"auto"`): see [`find_device`].
 
     Raises:
-        ValueError: as [`LZNPipeline.embed`], and for words that name no images.
+        ValueError: as [`LZNPipeline.embed`], for words that name no images, and, when the others are written, for images that cannot
+            be read.
     """
     check_at_least(1, batch_size=batch_size)
     path = check_out(out, TENSORS + TABLES)
     files = find_images(images)
     encoder, processor = open_encoder(model, device)
     function = partial(encoder.get_image_features, kind=kind)
-    embeddings = _run(encoder, processor, function, batches_of(files, batch_size, "embedding"))
-    check_result("embeddings", embeddings)
+    batches = PixelBatches(files, processor, batch_size, "embedding")
+    embeddings = check_result("embeddings", _run(encoder, function, batches))
+    files = batches.read
     if path.suffix.lower() in TENSORS:
         write_tensors(path, {"embeddings": embeddings}, files=[str(file) for file in files])
     elif path.suffix.lower() == ".csv":
@@ -123,17 +127,13 @@ def embed(
         pairs = zip(files, embeddings.tolist(), strict=True)
         write_table(path, [{"file": str(file), "embedding": row} for file, row in pairs])
     print(f"{len(files):,} embeddings of {embeddings.shape[1]} numbers: {path}")
+    batches.check_all_read()
 
 
-def _run(encoder: LZNModel, processor: Any, function: Callable[[Tensor], Tensor], batches: Iterable[list]) -> Tensor:
-    """Calls a method of a model on batches of images. Returns all rows, float32 on the CPU."""
+def _run(encoder: LZNModel, function: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Tensor:
+    """Calls a method of a model on batches of pixel values. Returns all rows, float32 on the CPU."""
     with evaluation_mode(encoder):
-        return torch.cat(
-            [
-                function(processor(batch, return_tensors="pt").pixel_values.to(encoder.device)).float().cpu()
-                for batch in batches
-            ]
-        )
+        return torch.cat([function(batch.to(encoder.device)).float().cpu() for batch in batches])
 
 
 __all__ = ["classify", "embed"]
