@@ -161,3 +161,59 @@ def test_a_model_without_texts_is_refused(run, tmp_path):
     with pytest.raises(ValueError, match="`text_config` must have the `model_type`"):
         run("refused", "--config_overrides text_config=null")
     assert not (tmp_path / "refused").exists()
+
+
+SHORT = "--max_train_steps 1 --total_batch_size 4 --samples_per_caption 1 --num_inference_steps 1 --dry_run"
+
+
+def write_captioned(folder, column):
+    """Images with a metadata.jsonl, as tutorials of text to image have them."""
+    folder.mkdir()
+    rows = []
+    for i in range(12):
+        Picture.new("L", (8, 8), 20 * i).save(folder / f"{i}.png")
+        rows.append({"file_name": f"{i}.png", column: f"a thing {i % 4}"})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.mark.parametrize("column", ["text", "caption"])
+def test_a_folder_with_captions_needs_no_flags(column, tmp_path, caplog):
+    """The captions of the preset describe its own data, the digits."""
+    data = write_captioned(tmp_path / "data", column)
+    forget_accelerators()
+    options = "--config_overrides decoder_channel_multipliers=[1] encoder_channel_multipliers=[1]"
+    with caplog.at_level("INFO"):
+        train_text_image.main(f"--data_dir {data} {SHORT} --validation_fraction 0.25 {options}".split())
+    assert f"The captions are those of the column {column!r}" in caplog.text
+
+
+def test_class_folders_are_captions_without_flags(tmp_path):
+    argv = ["--data_dir", str(write_image_folder(tmp_path / "images"))]
+    parsed = train_text_image.parse_arguments(
+        train_text_image.ARGUMENTS,
+        train_text_image.PRESETS_DIR / "text-image",
+        argv,
+        default_preset="digits-captions",
+    )
+    assert parsed[-1].captions == "none"
+    own = tmp_path / "own.json"  # a preset without data: its captions are for the data of the command line
+    own.write_text(json.dumps({"text": {"captions": "mine.json"}}))
+    parsed = train_text_image.parse_arguments(
+        train_text_image.ARGUMENTS, train_text_image.PRESETS_DIR / "text-image", [*argv, "--preset", str(own)]
+    )
+    assert parsed[-1].captions == "mine.json"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("", "the data has no captions: name their column by `--caption_column`"),
+        ("--caption_column note --captions digits", "`captions` must be none with a `caption_column`"),
+    ],
+)
+def test_where_captions_are_missing_or_double_is_named(flags, message, tmp_path):
+    data = write_captioned(tmp_path / "data", "note")
+    forget_accelerators()
+    with pytest.raises(ValueError, match=message):
+        train_text_image.main(f"--data_dir {data} {SHORT} {flags}".split())

@@ -3,7 +3,7 @@
 
     accelerate launch -m lzn_hf.train_text_image                            # digits with captions, minutes on a CPU
     accelerate launch -m lzn_hf.train_text_image --preset fashion-captions --data_dir fashion-mnist
-    accelerate launch -m lzn_hf.train_text_image --data_dir my_images --image_size 32 --caption_column caption --captions none
+    accelerate launch -m lzn_hf.train_text_image --data_dir my_images --image_size 32 --caption_column caption
     accelerate launch -m lzn_hf.train_text_image --model_name_or_path outputs/digits   # images from a labelled model, new texts
 
 A text is one more data type: the latent of an image is trained to lie in the latent zone of its caption. The model has no labels: what
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lzn_hf import LZNModel, LZNOutput
+from lzn_hf.data.columns import CAPTION_COLUMN_NAMES
 from lzn_hf.losses_lzn import joint_losses
 from lzn_hf.modeling_lzn import evaluation_mode
 from lzn_hf.training.arguments import COMMON_ARGUMENTS, flag, learning_rates, require_at_least
@@ -75,7 +76,8 @@ class TextArguments:
     )
     caption_column: str | None = flag(
         None,
-        "Column of the captions, strings or lists of them; default: the labels of the data are described by `captions`.",
+        "Column of the captions, strings or lists of them; default: the labels of the data are described by `captions`, and in data without "
+        "labels, `text`, `caption` or `captions` is the column.",
     )
     tokenizer_name_or_path: str | None = flag(
         None,
@@ -96,6 +98,10 @@ class TextArguments:
         require_at_least(self, 1, "max_text_length", "num_reference_anchors", "num_text_anchors")
         require_at_least(self, 1, "samples_per_caption", "num_inference_steps")
         require_at_least(self, 0, "encoder_learning_rate", "decoder_learning_rate", "type_encoders_learning_rate")
+        if self.caption_column is not None and self.captions != "none":
+            raise ValueError(
+                f"`captions` must be none with a `caption_column`, whose texts are the captions, got {self.captions!r}."
+            )
 
 
 ARGUMENTS = COMMON_ARGUMENTS | {"text": TextArguments}
@@ -113,6 +119,11 @@ class Texts:
     def extend(self, config: Mapping, label_names: Sequence[str]) -> dict:
         """Reads captions and tokenizer for the labels of the data. Returns the configuration of the text model."""
         text = self.arguments
+        if not label_names:
+            raise ValueError(
+                "the data has no captions: name their column by `--caption_column`, or give it labels, which are captions themselves or "
+                "are described by `--captions`."
+            )
         self.captions = read_captions(captions_file(text.captions), label_names)
         folder = text.tokenizer_name_or_path
         knows_texts = self.pretrained is not None and load_saved_config(self.pretrained).text_config is not None
@@ -144,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     if text.baseline == "clip":
         model_args.config["decoder_type"] = None
     data_args.label_column = text.caption_column or data_args.label_column
+    data_args.caption_columns = CAPTION_COLUMN_NAMES
     texts = Texts(text, model_args.model_name_or_path)
     setup = set_up_training(
         "train_text_image",
@@ -159,7 +171,8 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
         return None
     setup.tokenizer = texts.tokenizer
     examples = texts.captions.first_unseen[:2]
-    if text.caption_column is None and len(examples) > 1:  # captions of the data may not be ours to publish
+    of_the_data = text.caption_column is not None or data_args.label_column in CAPTION_COLUMN_NAMES
+    if not of_the_data and len(examples) > 1:  # captions of the data may not be ours to publish
         setup.example_texts = examples
     tokens = CaptionTokens(texts.tokenizer, texts.captions.by_label)
 

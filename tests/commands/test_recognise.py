@@ -86,6 +86,9 @@ def test_classify_among_texts(images, tmp_path, capsys):
     rows = json.loads((tmp_path / "texts.json").read_text())
     assert [row["label"] for row in rows] == [entry["text"] for entry in found]
     assert [row["score"] for row in rows] == pytest.approx([entry["score"] for entry in found], abs=1e-6)
+    capsys.readouterr()
+    assert lzn("classify", tmp_path / "texts", "photos") == 1
+    assert "has no labels, so it cannot classify: give it texts by `--text`." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["embeddings", "features", "anchors"])

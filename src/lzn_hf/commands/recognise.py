@@ -58,7 +58,10 @@ def classify(
         encoder, processor = open_encoder(model, device)
         names = label_names(encoder.config)
         if not names:
-            raise ValueError(f"the model {model!r} has no labels, so it cannot classify: it can embed (`lzn embed`).")
+            remedy = (
+                "it can embed (`lzn embed`)" if encoder.config.text_config is None else "give it texts by `--text`"
+            )
+            raise ValueError(f"the model {model!r} has no labels, so it cannot classify: {remedy}.")
         batches = PixelBatches(files, processor, batch_size, "classifying")
         scores = check_result("scores", _run(encoder, encoder.classify_images, batches).exp())
     files = batches.read

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 
 IMAGE_COLUMN_NAMES = ("image", "img", "images", "pixel_values")
 LABEL_COLUMN_NAMES = ("label", "labels", "fine_label", "class", "category", "target")
+CAPTION_COLUMN_NAMES = ("text", "caption", "captions")
 
 
 class NoLabelsError(ValueError):
-    """Labels are wanted, but the data has none. It can be read without."""
+    """Labels are wanted, but the data has none. It can be read without, or another of its columns be named."""
+
+    def __init__(self, message: str, columns: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.columns = list(columns)
 
 
 def find_image_column(name: str, features: Any, column: str | None) -> tuple[str, datasets.Image]:
@@ -83,7 +88,8 @@ def find_label_column(name: str, features: Any, column: str | None) -> str:
         column = _pick(name, "label_column", found or usual, [c for c in typed if c in usual])
     if column is None:
         raise NoLabelsError(
-            f"{name} has no label column: its columns are {list(features)}; name one by `label_column`, or go without labels"
+            f"{name} has no label column: its columns are {list(features)}; name one by `label_column`, or go without labels",
+            list(features),
         )
     feature = _feature(name, "label_column", column, features)
     if column not in typed and not is_plain(feature) and not _holds_strings(feature):

@@ -122,7 +122,7 @@ def read_image_folder(tree: FolderTree, use_labels: bool, label_column: str | No
         problem = f"but `label_column` is {label_column!r}" if label_column else "and no class folders"
         hint = f"it has class folders (`label_column` {FOLDER_LABELS!r})" if label_column and classes else hint
         problem = f"'{tree.root}' has no label column, {problem}: {hint}, or go without labels"
-        raise NoLabelsError(problem) if label_column is None else ValueError(problem)
+        raise NoLabelsError(problem, columns) if label_column is None else ValueError(problem)
     if label_column == FOLDER_LABELS and classes:
         _label_by_folder(folder, tree)
     else:

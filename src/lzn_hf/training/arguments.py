@@ -132,6 +132,8 @@ class DataArguments:
     max_eval_samples: int | None = flag(None, "Validate on this many images; default: all.")
     # Not a flag: what the preset says about its own data (see `PRESET_FACTS`), for a dry run without it.
     facts: dict[str, Any] = field(default_factory=dict, init=False)
+    # Columns that are taken for the labels of data that has none, the first that is there.
+    caption_columns: tuple[str, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "num_workers", "max_shift", "data_seed")

@@ -74,6 +74,13 @@ def load_data(
                 ) from error
             if arguments.label_column is not None:
                 raise
+            captions = [column for column in arguments.caption_columns if column in error.columns]
+            if captions:
+                logger.info(
+                    f"The captions are those of the column {captions[0]!r}: another is named by `caption_column`."
+                )
+                arguments.label_column = captions[0]
+                return load(use_labels=True)
             logger.info(f"Without labels: {error}.")
             return load(use_labels=False)
 

@@ -76,6 +76,8 @@ def parse_arguments(
     _refuse_unknown(facts, PRESET_FACTS, preset_name, "facts")
 
     is_replaced = not has_same_source(given, preset["data"])
+    if is_replaced and {"dataset_name", "data_dir"} & set(preset["data"]):
+        preset.get("text", {}).pop("captions", None)  # which describe the labels of the data
     if is_replaced:
         preset["data"] = {name: value for name, value in preset["data"].items() if name not in SOURCE_FLAGS}
     if is_replaced or "output_dir" not in preset["training"]:
