@@ -197,6 +197,24 @@ def test_another_process_leaves_the_error_to_the_main_one_but_not_for_ever(capsy
     assert capsys.readouterr().err == "error: process 1: too few images here\n"
 
 
+@pytest.mark.parametrize(("error", "code"), [("ValueError", 2), ("TypeError", 1)])
+def test_an_error_ends_connected_processes_with_its_code(tmp_path, error, code):
+    """The threads that connect them crash many an interpreter that shuts down."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch, torch.distributed as dist\n"
+        "from lzn_hf.training.command_line import run_as_script\n"
+        "def main():\n"
+        "    dist.init_process_group('gloo')\n"
+        "    dist.all_reduce(torch.ones(3))\n"
+        f"    raise {error}('`a` must be 1')\n"
+        "run_as_script(main)\n"
+    )
+    done = run("-m", "torch.distributed.run", "--nproc_per_node", "2", script)
+    assert f"exitcode  : {code} " in done.stderr and "`a` must be 1" in done.stderr
+    assert "SIGABRT" not in done.stderr and "SIGSEGV" not in done.stderr
+
+
 def run(*command: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=240)

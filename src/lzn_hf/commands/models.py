@@ -20,7 +20,9 @@ HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 def find_device(name: str) -> torch.device:
     """Returns the device of a name; `"auto"` is an accelerator if there is one, or else the CPU."""
     if name == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        # A build for a device names it also where no such device is.
+        available = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return available or torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import time
+import traceback
 from argparse import (
     SUPPRESS,
     Action,
@@ -20,6 +21,7 @@ from argparse import (
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+import torch.distributed as dist
 from transformers import HfArgumentParser
 
 from .arguments import close_matches
@@ -155,10 +157,21 @@ def run_as_script(main: Callable[[], object]) -> None:
         with explain_lost_processes():
             main()
     except Exception as error:
-        if not is_mistake(error, inspect.getfile(main)):
+        code = EXIT_CODE if is_mistake(error, inspect.getfile(main)) else 1
+        if code == 1 and not dist.is_initialized():
             raise
-        rank = os.environ.get("RANK", "0")
-        if rank != "0":
-            time.sleep(SECONDS_FOR_MAIN_PROCESS)  # the launcher ends this process as soon as the main one has ended
-        print(f"error: {'' if rank == '0' else f'process {rank}: '}{one_line(error)}", file=sys.stderr)
-        sys.exit(EXIT_CODE)
+        if code == 1:
+            traceback.print_exc()
+        else:
+            rank = os.environ.get("RANK", "0")
+            if rank != "0":
+                time.sleep(
+                    SECONDS_FOR_MAIN_PROCESS
+                )  # the launcher ends this process as soon as the main one has ended
+            print(f"error: {'' if rank == '0' else f'process {rank}: '}{one_line(error)}", file=sys.stderr)
+        if dist.is_initialized():
+            # The threads of an open process group may crash an interpreter that shuts down, which hides message and code.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
