@@ -10,6 +10,7 @@ import random
 import tempfile
 
 import pytest
+from tqdm.std import TqdmDefaultWriteLock
 
 
 HF_HOME = tempfile.TemporaryDirectory(prefix="lzn_hf_tests_")
@@ -32,6 +33,10 @@ for name in ("HF_ASSETS_CACHE", "HF_DATASETS_CACHE", "HF_EVALUATE_CACHE", "HF_HU
 
 def pytest_unconfigure() -> None:
     HF_HOME.cleanup()
+
+
+# Forks would share it, and one that is killed while it draws its bar would keep it for ever.
+TqdmDefaultWriteLock.mp_lock = None
 
 
 @pytest.fixture(autouse=True)

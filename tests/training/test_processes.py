@@ -71,7 +71,7 @@ def start_two_processes(folder: Path, *flags: str) -> list[subprocess.Popen]:
 )
 def test_a_process_that_stands_still_ends_the_run_with_its_number(tmp_path, stopped, message):
     """SIGSTOP: alive, connected, and silent."""
-    processes = start_two_processes(tmp_path, "--process_timeout", "3")
+    processes = start_two_processes(tmp_path, "--process_timeout", "10")
     try:
         metrics = tmp_path / "run" / "metrics.jsonl"
         while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
