@@ -12,9 +12,8 @@ class LabelNames:
     """A configuration whose `label2id` follows its `id2label`, whenever that is set."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if (
-            name == "id2label" and "label2id" in vars(self) and value is not None
-        ):  # not before both fields have been given
+        is_built = "label2id" in vars(self)  # both fields have been given, and are checked together
+        if name == "id2label" and is_built and value is not None:
             value = label_names_by_id(value, None, None)
             super().__setattr__("label2id", {label: i for i, label in value.items()})
         super().__setattr__(name, value)

@@ -5,18 +5,16 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
-import torch
 from accelerate import PartialState, debug_launcher
+from helpers.measured_models import encoder_only_fixture, joint_fixture  # noqa: F401
 from helpers.training import forget_accelerators, tiny_model, toy_data
 from huggingface_hub import EvalResult, ModelCard
 
-from lzn_hf import LZNModel, LZNPipeline
+from lzn_hf import LZNModel
 from lzn_hf.data.batches import image_batches
 from lzn_hf.data.images import ImageData, load_image_data
-from lzn_hf.evaluation.cards import make_model_card
 from lzn_hf.evaluation.probes import collect_features, knn_accuracy, linear_probe
 from lzn_hf.evaluation.representation import evaluate_folder, update_model_card
 
@@ -24,28 +22,6 @@ from lzn_hf.evaluation.representation import evaluate_folder, update_model_card
 @pytest.fixture(scope="module")
 def digits() -> ImageData:
     return load_image_data("digits")
-
-
-@pytest.fixture(scope="module")
-def joint(tmp_path_factory) -> Path:
-    """The folder of a pipeline with labels, decoder, reference anchors and a card."""
-    torch.manual_seed(0)
-    folder, model = tmp_path_factory.mktemp("joint"), tiny_model()
-    model.set_reference_anchors(torch.randn(20, 6))
-    LZNPipeline.from_model(model).save_pretrained(folder)
-    settings = {"training": {"seed": 0}}
-    card = {"model_id": "x/joint", "dataset": "digits", "metrics": {"validation_accuracy": 0.5}, "parameters": 1}
-    make_model_card(model.config, settings=settings, **card).save(folder / "README.md")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def encoder_only(tmp_path_factory) -> Path:
-    """The folder of a model without decoder, labels and reference anchors, as it is before any training."""
-    torch.manual_seed(1)
-    folder = tmp_path_factory.mktemp("encoder")
-    tiny_model((), decoder_type=None).save_pretrained(folder)
-    return folder
 
 
 def test_a_folder_is_measured_as_the_model_in_it(joint, digits):

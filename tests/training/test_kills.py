@@ -38,8 +38,8 @@ def survive(name: str, kills: int, folder, seed: int) -> list[int]:
 
 
 def test_five_kills(tmp_path):
-    steps = survive("unconditional", 5, tmp_path, seed=1)
-    assert len(steps) == 5 and len(set(steps)) > 1  # the slow tests look at how they are spread
+    steps = survive("unconditional", 5, tmp_path, seed=484)  # whose kills follow steps 0, 2, 5, 7 and 9
+    assert len(steps) == 5 and len(set(steps)) > 2
 
 
 @pytest.mark.slow

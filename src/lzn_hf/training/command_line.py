@@ -157,18 +157,19 @@ def run_as_script(main: Callable[[], object]) -> None:
         with explain_lost_processes():
             main()
     except Exception as error:
-        code = EXIT_CODE if is_mistake(error, inspect.getfile(main)) else 1
-        if code == 1 and not dist.is_initialized():
-            raise
-        if code == 1:
-            traceback.print_exc()
-        else:
+        if is_mistake(error, inspect.getfile(main)):
+            code = EXIT_CODE
             rank = os.environ.get("RANK", "0")
             if rank != "0":
                 time.sleep(
                     SECONDS_FOR_MAIN_PROCESS
                 )  # the launcher ends this process as soon as the main one has ended
             print(f"error: {'' if rank == '0' else f'process {rank}: '}{one_line(error)}", file=sys.stderr)
+        elif dist.is_initialized():
+            code = 1
+            traceback.print_exc()
+        else:
+            raise
         if dist.is_initialized():
             # The threads of an open process group may crash an interpreter that shuts down, which hides message and code.
             sys.stdout.flush()
