@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,3 +186,15 @@ def test_mistakes_are_one_line(saved, images, capsys, words, code, message):
 def test_a_command_line_that_cannot_be_read_is_exit_code_2(capsys, words):
     assert lzn(*words.split()) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["results.v1/", "seven.png/"])
+def test_a_folder_may_have_a_dot_in_its_name(saved, images, folder):
+    assert lzn("generate", saved, "--label", 7, "--steps", 1, "--num", 2, "--out", folder) == 0
+    assert len(list(Path(folder).glob("*.png"))) == 2
+    assert lzn("reconstruct", saved, "photos/0.png", "--steps", 1, "--out", folder) == 0
+
+
+def test_a_mistake_names_the_flag_that_has_it(saved, capsys):
+    assert lzn("generate", saved, "--label", 7, "--trajectory", "strip.txt") == 2
+    assert "`--trajectory` must be .png" in capsys.readouterr().err

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -168,6 +170,25 @@ def test_images_that_cannot_be_read_cost_no_results(saved, images, capsys, comma
         assert one["file"] == other["file"]
         for key in set(one) - {"file"}:
             assert other[key] == (one[key] if key in ("label", "rank") else pytest.approx(one[key], abs=1e-5))
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems have names in UTF-8 alone")
+@pytest.mark.parametrize("out", ["all.csv", "all.json", "all.jsonl", "all.safetensors"])
+def test_names_that_are_no_utf_8_are_written(saved, images, out):
+    os.rename(b"photos/0.png", b"photos/caf\xe9.png")  # latin-1, as old archives have it
+    assert lzn("classify", saved, "photos", "--top", "1", "--out", out) == 0
+    if out.endswith("safetensors"):
+        with safe_open(out, "pt") as file:
+            names = json.loads(file.metadata()["files"])
+    elif out.endswith("csv"):
+        names = [row["file"] for row in csv.DictReader(Path(out).read_text(encoding="utf-8").splitlines())]
+    else:
+        text = Path(out).read_text(encoding="utf-8")
+        names = [
+            row["file"] for row in (json.loads(text) if out == "all.json" else map(json.loads, text.splitlines()))
+        ]
+    assert len(names) == len(images)
+    assert ("photos/caf\\udce9.png" if out.endswith("csv") else os.fsdecode(b"photos/caf\xe9.png")) in names
 
 
 @pytest.mark.parametrize("model", ["nowhere", "no/where", "photos", "a/b/c"])

@@ -48,6 +48,21 @@ def test_the_checkpoint_to_resume_from(tmp_path):
     assert checkpoints.find_checkpoint(run_in(tmp_path, overwrite_output_dir=True)) is None
 
 
+def test_a_finished_model_without_checkpoint_is_not_started_anew(tmp_path):
+    """A run of a few minutes leaves none."""
+    latest = run_in(tmp_path, resume_from_checkpoint="latest")
+    (tmp_path / "metrics.jsonl").touch()
+    assert checkpoints.find_checkpoint(latest) is None  # of a run that died before its first checkpoint
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(
+        ValueError, match="has no checkpoint, but a finished model, which a run from step 0 would replace"
+    ):
+        checkpoints.find_checkpoint(latest)
+    with pytest.raises(ValueError, match="is not empty. Pass `--overwrite_output_dir` to start anew"):
+        checkpoints.find_checkpoint(run_in(tmp_path))
+    assert checkpoints.find_checkpoint(run_in(tmp_path, overwrite_output_dir=True)) is None
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -26,6 +26,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 TABLES = (".csv", ".json", ".jsonl")
 TENSORS = (".safetensors",)
 FOLDER = "a folder"
+# Names of files may be no UTF-8, as old archives leave them. Their bytes are escaped, in JSON so that it reads them back.
+TEXT: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
 SECONDS_PER_FRAME = 0.2  # of an animation
 
 
@@ -118,12 +120,13 @@ class PixelBatches:
             raise ValueError(left_out + " ".join(self.errors[:5]) + (" ..." if count > 5 else ""))
 
 
-def check_out(out: str, kinds: Sequence[str]) -> Path:
-    """Returns the path of a result, before the work begins.
+def check_out(out: str, kinds: Sequence[str], flag: str = "--out") -> Path:
+    """Returns the path of a result, before the work begins. A folder that does not look like one by its name is made.
 
     Args:
         out (`str`): a file, or a folder: a path without suffix, or one that ends in `/`.
         kinds (`Sequence[str]`): suffixes that the result can be written as, and `FOLDER`.
+        flag (`str`, *optional*, defaults to `"--out"`): the flag, for messages.
 
     Raises:
         UsageError: for another suffix, or if the path is a file where a folder is meant, or the other way round.
@@ -131,9 +134,11 @@ def check_out(out: str, kinds: Sequence[str]) -> Path:
     path = Path(out)
     wants_folder = not path.suffix or out.endswith(("/", "\\")) or path.is_dir()
     if (FOLDER if wants_folder else path.suffix.lower()) not in kinds:
-        raise UsageError(f"`--out` must be {', '.join(kinds[:-1])} or {kinds[-1]}, got {out!r}.")
+        raise UsageError(f"`{flag}` must be {', '.join(kinds[:-1])} or {kinds[-1]}, got {out!r}.")
     if wants_folder and path.is_file():
-        raise UsageError(f"`--out` {out!r} is a file, not a folder.")
+        raise UsageError(f"`{flag}` {out!r} is a file, not a folder.")
+    if wants_folder and path.suffix:  # a path does not keep the slash at its end
+        path.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -146,15 +151,15 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows of the same keys as CSV, as JSON, or as JSON lines, by the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".csv":
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        with open(path, "w", newline="", **TEXT) as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
     elif path.suffix.lower() == ".json":
-        path.write_text(json.dumps(list(rows), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(list(rows), indent=2, ensure_ascii=False) + "\n", **TEXT)
     else:
         lines = (json.dumps(row, ensure_ascii=False) for row in rows)
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        path.write_text("".join(f"{line}\n" for line in lines), **TEXT)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor | None], **names: Sequence[str]) -> None:
@@ -163,7 +168,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor | None], **names: Seq
 
     path.parent.mkdir(parents=True, exist_ok=True)
     there = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
-    save_file(there, path, {name: json.dumps(list(values), ensure_ascii=False) for name, values in names.items()})
+    lists = {name: json.dumps(list(values), ensure_ascii=False) for name, values in names.items()}
+    save_file(there, path, {name: text.encode(**TEXT).decode() for name, text in lists.items()})
 
 
 def write_pictures(

@@ -74,7 +74,7 @@ def generate(
     """
     check_at_least(1, num=num)
     path = check_out(out, (*PICTURES, FOLDER, *TENSORS))
-    strip = None if trajectory is None else check_out(trajectory, PICTURES)
+    strip = None if trajectory is None else check_out(trajectory, PICTURES, "--trajectory")
     if sum(map(bool, (labels, all_labels, prompts, latents))) > 1:
         raise UsageError("give one of --label, --all-labels, --prompt and --latents.")
     pipe = open_pipeline(model, device, "generating")

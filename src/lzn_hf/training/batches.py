@@ -139,7 +139,7 @@ def make_train_loader(
     if isinstance(dataset, Sized) and len(dataset) < batch_size * num_processes:
         raise ValueError(
             f"the {len(dataset)} training images do not fill one batch of {batch_size} on {num_processes} process(es): make the "
-            "batches smaller."
+            "batches smaller by `--total_batch_size`."
         )
     return DataLoader(
         dataset,
@@ -180,7 +180,9 @@ class EndlessBatches:
                 self.batch += 1
                 yield batch
             if self.batch == 0:
-                raise ValueError("The training data did not fill one batch: make the batches smaller.")
+                raise ValueError(
+                    "The training data did not fill one batch: make the batches smaller by `--total_batch_size`."
+                )
             self.epoch, self.batch = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, int]:

@@ -64,8 +64,8 @@ def find_checkpoint(run: RunArguments) -> Path | None:
         `Path`: the checkpoint, or `None` to start from step 0.
 
     Raises:
-        ValueError: if the folder has files of another run or one that is going on, or the requested checkpoint does not exist or is
-            damaged.
+        ValueError: if the folder has files of another run or one that is going on, the requested checkpoint does not exist or is
+            damaged, or `latest` would start anew over a finished model.
     """
     output_dir, resume = Path(run.output_dir), run.resume_from_checkpoint
     if output_dir.exists() and not output_dir.is_dir():
@@ -74,14 +74,25 @@ def find_checkpoint(run: RunArguments) -> Path | None:
         raise ValueError("`resume_from_checkpoint` keeps what `overwrite_output_dir` deletes: give one of the two.")
     check_unlocked(output_dir)
     if resume == "latest":
-        return latest_checkpoint(output_dir)
+        checkpoint = latest_checkpoint(output_dir)
+        if checkpoint is None and any(output_dir.glob("*.safetensors")):
+            raise ValueError(
+                f"`resume_from_checkpoint` latest: `output_dir` {output_dir} has no checkpoint, but a finished model, which a run from step 0 "
+                f"would replace. Start from it by `--model_name_or_path {output_dir}` in another `--output_dir`, or pass "
+                "`--overwrite_output_dir` instead."
+            )
+        if checkpoint is None:
+            logger.info(f"No checkpoint in {output_dir} to resume from: starting from step 0.")
+        return checkpoint
     if resume is not None:
         return named_checkpoint(Path(resume), output_dir)
     is_used = output_dir.exists() and any(path.name != LOCK_FILE for path in output_dir.iterdir())
     if is_used and not run.overwrite_output_dir:
+        resumes = "" if any(output_dir.glob("*.safetensors")) and not list_checkpoints(output_dir) else (
+            "`--resume_from_checkpoint latest` to continue its run, "
+        )  # fmt: skip
         raise ValueError(
-            f"`output_dir` {output_dir} is not empty. Pass `--resume_from_checkpoint latest` to continue its run, "
-            "`--overwrite_output_dir` to start anew in it, or another `--output_dir`."
+            f"`output_dir` {output_dir} is not empty. Pass {resumes}`--overwrite_output_dir` to start anew in it, or another `--output_dir`."
         )
     return None
 
@@ -105,7 +116,6 @@ def latest_checkpoint(output_dir: Path) -> Path | None:
             f"`resume_from_checkpoint` latest: no checkpoint in {output_dir} is whole. {'. '.join(damages)}. Delete them, or pass "
             "`--overwrite_output_dir`, to start from step 0."
         )
-    logger.info(f"No checkpoint in {output_dir} to resume from: starting from step 0.")
     return None
 
 

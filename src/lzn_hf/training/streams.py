@@ -114,7 +114,7 @@ class StreamBatches:
                 yield send_to_device(batch, device)
             if self.batch == 0:
                 raise ValueError(
-                    f"The stream did not fill one batch of {self.batch_size} images on each process: make the batches smaller."
+                    f"The stream did not fill one batch of {self.batch_size} images on each process: make the batches smaller by `--total_batch_size`."
                 )
             self.epoch, self.batch, self.position, self.taken = self.epoch + 1, 0, START, 0
 
